@@ -1,0 +1,17 @@
+//! Words that every room uses: names, phases, digests, folders.
+
+mod digest;
+mod dirs;
+mod grants;
+mod login;
+mod phase;
+mod problem;
+mod xml;
+
+pub use digest::{Digest, DigestError};
+pub use dirs::{Dirs, DirsError};
+pub use grants::Grants;
+pub use login::{Become, BecomeMethod, Credential, Login, Secret};
+pub use phase::{Checkpoint, Phase};
+pub use problem::{Problem, Problems, SourceFile};
+pub use xml::xml_escape;

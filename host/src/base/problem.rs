@@ -1,0 +1,195 @@
+use std::{collections::HashSet, fmt, ops::Range, sync::Arc};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use miette::{Diagnostic, LabeledSpan, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
+
+/// The largest input file that is read: definitions and phase files are written by hand.
+const MAX_FILE_SIZE: u64 = 1 << 20;
+
+/// A text file of the user's, kept so that problems can point into it.
+#[derive(Debug, Clone)]
+pub struct SourceFile {
+    path: Utf8PathBuf,
+    text: Arc<str>,
+}
+
+impl SourceFile {
+    /// Reads a UTF-8 file of at most 1 MiB.
+    pub fn read(path: &Utf8Path) -> Result<Self, Problem> {
+        let fail = |why: String| Problem::new(format!("can't read {path}: {why}"));
+        let size = std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.len();
+        if size > MAX_FILE_SIZE {
+            return Err(fail(format!("it is larger than {MAX_FILE_SIZE} bytes")));
+        }
+        let text = std::fs::read_to_string(path).map_err(|error| fail(error.to_string()))?;
+        Ok(Self::new(path, text))
+    }
+
+    /// A file with this content.
+    pub fn new(path: &Utf8Path, text: impl Into<Arc<str>>) -> Self {
+        Self { path: path.to_owned(), text: text.into() }
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Utf8Path {
+        &self.path
+    }
+
+    /// The folder it is in.
+    pub fn folder(&self) -> &Utf8Path {
+        self.path.parent().unwrap_or(Utf8Path::new(""))
+    }
+
+    /// What is in it.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// A problem at a byte range of this file.
+    pub fn problem(&self, range: Range<usize>, message: impl Into<String>) -> Problem {
+        let end = self.text.len();
+        let range = range.start.min(end)..range.end.min(end);
+        Problem { place: Some((self.clone(), range)), ..Problem::new(message) }
+    }
+
+    /// Line and column (both from 1; columns count characters) of a byte offset.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let before = self.text.get(..offset.min(self.text.len())).unwrap_or(&self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        (line, column)
+    }
+
+    /// The byte offset of a line and column (both from 1).
+    pub fn offset(&self, line: usize, column: usize) -> usize {
+        let start = self.text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum::<usize>();
+        let rest = &self.text[start.min(self.text.len())..];
+        start + rest.chars().take(column.saturating_sub(1)).map(char::len_utf8).sum::<usize>()
+    }
+}
+
+impl SourceCode for SourceFile {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, miette::MietteError> {
+        let contents = self.text.read_span(span, before, after)?;
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.path.to_string(),
+            contents.data(),
+            *contents.span(),
+            contents.line(),
+            contents.column(),
+            contents.line_count(),
+        )))
+    }
+}
+
+/// Something wrong with the user's input: what, where, and what to do about it.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    message: String,
+    help: Option<String>,
+    place: Option<(SourceFile, Range<usize>)>,
+}
+
+impl Problem {
+    /// A problem with no place in a file.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None, place: None }
+    }
+
+    /// Says what to do about it.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// What is wrong, without the place.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Drops problems that were told already: files are shared by machines.
+    pub fn dedup(problems: &mut Vec<Self>) {
+        let mut told = HashSet::new();
+        problems.retain(|problem| told.insert((problem.location(), problem.message.clone())));
+    }
+
+    /// `file:line:column`, if it is in a file.
+    pub fn location(&self) -> Option<String> {
+        let (file, range) = self.place.as_ref()?;
+        let (line, column) = file.position(range.start);
+        Some(format!("{}:{line}:{column}", file.path))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl Diagnostic for Problem {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.place.as_ref().map(|(file, _)| file as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let (_, range) = self.place.as_ref()?;
+        let label = LabeledSpan::new(Some("here".to_owned()), range.start, range.len());
+        Some(Box::new(std::iter::once(label)))
+    }
+}
+
+/// All problems that were found: never empty.
+#[derive(Debug, Clone)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    /// `Ok(value)` when there are no problems.
+    pub fn unless_empty<T>(problems: Vec<Problem>, value: T) -> Result<T, Self> {
+        if problems.is_empty() { Ok(value) } else { Err(Self(problems)) }
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
+    }
+}
+
+impl IntoIterator for Problems {
+    type Item = Problem;
+    type IntoIter = std::vec::IntoIter<Problem>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.len() {
+            1 => f.write_str("the farm has a problem; no machine was touched"),
+            count => write!(f, "the farm has {count} problems; no machine was touched"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Diagnostic for Problems {
+    fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
+        Some(Box::new(self.0.iter().map(|problem| problem as &dyn Diagnostic)))
+    }
+}

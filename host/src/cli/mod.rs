@@ -1,0 +1,90 @@
+//! The command line: a file a command. What a command prints is for people unless `--json` is given.
+
+mod destroy;
+mod machines;
+mod module;
+mod plan;
+mod snapshot;
+mod ssh;
+mod status;
+mod table;
+mod up;
+mod workbench;
+
+pub use ssh::askpass;
+
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand};
+
+/// Deploys virtual machines on libvirt and provisions them phase by phase, with snapshots between the phases.
+///
+/// A farm is a folder with a farm.yaml. `farmhand up` makes its machines and carries out their phases (dependencies, init,
+/// main, terminate); what dependencies and init did is kept as checkpoints, so that the next run starts from there as long as
+/// nothing changed.
+#[derive(Debug, Parser)]
+#[command(name = "farmhand", version, propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    farm: FarmArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which farm, on which hypervisor.
+#[derive(Debug, Args)]
+struct FarmArgs {
+    /// The farm: a folder with a farm.yaml, or that file.
+    #[arg(long, short = 'f', global = true, value_name = "PATH", default_value = ".", env = "FARMHAND_FARM")]
+    farm: Utf8PathBuf,
+    /// The hypervisor's libvirt connection URI, instead of the farm's.
+    ///
+    /// Without either, it is libvirt's own default: LIBVIRT_DEFAULT_URI, else qemu:///session (qemu:///system for root).
+    #[arg(long, short = 'c', global = true, value_name = "URI", env = "FARMHAND_CONNECT")]
+    connect: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Up(up::Up),
+    Plan(plan::Plan),
+    Machines(machines::Machines),
+    Status(status::Status),
+    Ssh(ssh::Ssh),
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    Destroy(destroy::Destroy),
+    #[command(subcommand)]
+    Module(module::Module),
+}
+
+impl Cli {
+    /// Carries the command out. The exit code is 0 only when everything went well.
+    pub async fn run(self) -> miette::Result<ExitCode> {
+        let farm = self.farm;
+        match self.command {
+            Command::Up(command) => command.run(&farm).await,
+            Command::Plan(command) => command.run(&farm).await,
+            Command::Machines(command) => command.run(&farm),
+            Command::Status(command) => command.run(&farm).await,
+            Command::Ssh(command) => command.run(&farm).await,
+            Command::Snapshot(command) => command.run(&farm).await,
+            Command::Destroy(command) => command.run(&farm).await,
+            Command::Module(command) => command.run().await,
+        }
+    }
+}
+
+/// Prints lines to standard output; a reader that went away is no error of ours.
+fn print(text: impl AsRef<str>) {
+    use std::io::Write;
+    let _ = std::io::stdout().write_all(text.as_ref().as_bytes());
+}
+
+/// Prints a value as JSON for programs.
+fn print_json(value: &impl serde::Serialize) -> miette::Result<()> {
+    use miette::IntoDiagnostic;
+    print(serde_json::to_string_pretty(value).into_diagnostic()? + "\n");
+    Ok(())
+}

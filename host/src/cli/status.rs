@@ -1,0 +1,69 @@
+use std::process::ExitCode;
+
+use serde::Serialize;
+
+use super::{FarmArgs, print, print_json, table::table, workbench::Workbench};
+use crate::hypervisor::DomainState;
+
+/// Show what exists of the farm's machines on the hypervisor.
+#[derive(Debug, clap::Args)]
+pub(super) struct Status {
+    /// Only these machines.
+    machines: Vec<String>,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What exists of one machine.
+#[derive(Debug, Serialize)]
+struct MachineStatus {
+    machine: String,
+    /// `None`: there is no domain.
+    state: Option<DomainState>,
+    /// Whether farmhand made the domain.
+    managed: bool,
+    /// Port on loopback that leads to the guest's SSH server.
+    ssh_port: Option<u16>,
+    snapshots: Vec<String>,
+}
+
+impl Status {
+    pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
+        let workbench = Workbench::open(args).await?;
+        let mut statuses = Vec::new();
+        for machine in workbench.select(&self.machines)? {
+            let existing = workbench.existing(&machine.name).await?;
+            let domain = existing.as_ref().map(|existing| &existing.domain);
+            statuses.push(MachineStatus {
+                machine: machine.name.clone(),
+                state: domain.map(|domain| domain.state),
+                managed: domain.is_some_and(|domain| domain.metadata.is_some()),
+                ssh_port: domain.and_then(|domain| domain.ssh_port),
+                snapshots: existing
+                    .iter()
+                    .flat_map(|existing| &existing.snapshots)
+                    .map(|s| s.name.clone())
+                    .collect(),
+            });
+        }
+        if self.json {
+            print_json(&statuses)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let rows = statuses.into_iter().map(|status| {
+            let state = match status.state {
+                None => "not created".to_owned(),
+                Some(_) if !status.managed => "not farmhand's".to_owned(),
+                Some(DomainState::Running) => "running".to_owned(),
+                Some(DomainState::Paused) => "paused".to_owned(),
+                Some(DomainState::ShutOff) => "shut off".to_owned(),
+                Some(DomainState::Crashed) => "crashed".to_owned(),
+            };
+            let port = status.ssh_port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
+            [status.machine, state, port, status.snapshots.join(", ")]
+        });
+        print(table(["machine", "state", "ssh", "snapshots"], rows));
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,465 @@
+use std::net::IpAddr;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{DomainTemplate, Phases};
+use crate::base::{Become, BecomeMethod, Credential, Digest, Login, Secret};
+
+/// One virtual machine as its definition has it: a platform on a target.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    /// Its name, which is its domain's name: `vm.metadata.name`, else `<platform>_<target>`.
+    pub name: String,
+    /// Its platform's name.
+    pub(super) platform: String,
+    /// Its target's name.
+    pub(super) target: String,
+    /// Architecture in libvirt's words (`x86_64`); the hypervisor's own when absent.
+    pub arch: Option<String>,
+    /// `kvm` or `qemu`; the better one that works when absent.
+    pub domain_type: Option<DomainType>,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub ram: u64,
+    /// Its network.
+    pub net: Network,
+    /// Its disks, in order.
+    pub disks: Vec<Disk>,
+    /// The kernel that it boots directly, if it does.
+    pub kernel: Option<Kernel>,
+    /// Connection URI of its hypervisor, if the definition names one.
+    pub connection: Option<String>,
+    #[serde(skip)]
+    auth: Auth,
+    /// The whole merged definition, without its passwords: for templates.
+    #[serde(skip)]
+    pub(super) vm: Value,
+    #[serde(skip)]
+    template: DomainTemplate,
+    #[serde(skip)]
+    phases: Phases,
+}
+
+/// How a domain is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DomainType {
+    /// With hardware virtualization.
+    Kvm,
+    /// With QEMU's own translation (TCG).
+    Qemu,
+}
+
+impl DomainType {
+    /// Its name in the domain XML.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// A machine's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// What it is connected to.
+    #[serde(rename = "type")]
+    pub kind: NetworkKind,
+    /// The interface's MAC address; derived from the machine's name when absent.
+    #[serde(default)]
+    pub mac: Option<String>,
+}
+
+/// What a machine's network interface is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkKind {
+    /// A user-mode network (passt): no privileges needed; SSH comes through a forwarded port.
+    User,
+}
+
+/// A disk: a qcow2 overlay on an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Disk {
+    /// The image that it starts from.
+    pub image: Resource,
+    /// How it is attached.
+    pub bus: DiskBus,
+}
+
+/// How a disk is attached.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DiskBus {
+    /// virtio-blk (`vda`).
+    #[default]
+    Virtio,
+    /// SATA (`sda`).
+    Sata,
+    /// virtio-scsi (`sda`).
+    Scsi,
+}
+
+/// A kernel that is booted directly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Kernel {
+    /// The kernel.
+    pub image: Resource,
+    /// Its initial RAM disk.
+    pub initrd: Option<Resource>,
+    /// Its command line.
+    pub params: String,
+}
+
+/// A file that a machine is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Resource {
+    /// Where it comes from: `http(s)://`, or an absolute path.
+    pub uri: String,
+    /// What it must be; unchecked when absent.
+    pub checksum: Option<ResourceChecksum>,
+}
+
+/// What a file must be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceChecksum {
+    /// Its digest.
+    Value {
+        /// `sha256` or `sha512`.
+        algorithm: String,
+        /// Hexadecimal digits.
+        value: String,
+    },
+    /// A file (URI or absolute path) that lists its digest under its name.
+    File {
+        /// `sha256` or `sha512`.
+        algorithm: String,
+        /// Where the list is.
+        uri: String,
+    },
+}
+
+/// The part of a merged `vm` that farmhand itself reads. Other keys are for templates.
+#[derive(Debug, Deserialize)]
+pub(super) struct MachineDefinition {
+    metadata: MetadataDefinition,
+    #[serde(default)]
+    arch: Option<String>,
+    vcpus: u32,
+    ram: u64,
+    net: Network,
+    #[serde(default)]
+    disks: Vec<DiskDefinition>,
+    #[serde(default)]
+    kernel: Option<KernelDefinition>,
+}
+
+#[derive(Debug, Deserialize)]
+struct MetadataDefinition {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    virt_domain: Option<DomainType>,
+    #[serde(default)]
+    connection: Option<String>,
+    #[serde(default)]
+    auth: Auth,
+    #[serde(default)]
+    sources: Vec<SourceDefinition>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Auth {
+    #[serde(default = "root")]
+    user: String,
+    #[serde(default)]
+    password: Option<Secret>,
+    #[serde(default)]
+    ssh_key: Option<Utf8PathBuf>,
+    #[serde(default)]
+    become_method: BecomeMethod,
+    #[serde(default = "root")]
+    become_user: String,
+    #[serde(default)]
+    become_password: Option<Secret>,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            user: root(),
+            password: None,
+            ssh_key: None,
+            become_method: BecomeMethod::default(),
+            become_user: root(),
+            become_password: None,
+        }
+    }
+}
+
+fn root() -> String {
+    "root".to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SourceDefinition {
+    uri: String,
+    #[serde(default)]
+    resource_name: Option<String>,
+    #[serde(default)]
+    checksum_uri: Option<String>,
+    #[serde(default)]
+    checksum_type: Option<String>,
+    #[serde(default)]
+    checksum_value: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct DiskDefinition {
+    #[serde(default, rename = "type")]
+    bus: DiskBus,
+    src: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct KernelDefinition {
+    src: String,
+    #[serde(default)]
+    initrd: Option<String>,
+    #[serde(default)]
+    params: String,
+}
+
+/// The names of a machine's definitions.
+pub(super) struct MachineNames {
+    pub(super) platform: String,
+    pub(super) target: String,
+}
+
+/// What is wrong, and with which value of `vm`.
+type Wrong = (Vec<&'static str>, String);
+
+impl Machine {
+    /// Checks a definition's values together. `root` is the farm's folder, to which relative paths refer.
+    pub(super) fn new(
+        definition: MachineDefinition,
+        names: MachineNames,
+        root: &Utf8Path,
+        vm: &Value,
+    ) -> Result<Self, Wrong> {
+        let MachineDefinition { metadata, arch, vcpus, ram, net, disks, kernel } = definition;
+        let name = metadata.name.unwrap_or_else(|| format!("{}_{}", names.platform, names.target));
+        // The name stands in file names, in the domain XML and on command lines.
+        let fine = |c: char| c.is_ascii_alphanumeric() || "_-. ".contains(c);
+        if name.is_empty() || name.len() > 64 || name.starts_with(['-', '.', ' ']) || !name.chars().all(fine)
+        {
+            let rule = "1 to 64 ASCII letters, digits, blanks, `_`, `-` or `.`, and a letter or digit first";
+            return Err((
+                vec!["metadata", "name"],
+                format!("`{name}` is no name for a machine: it needs {rule}"),
+            ));
+        }
+        if !(1..=512).contains(&vcpus) {
+            return Err((vec!["vcpus"], format!("{vcpus} vcpus: expected 1 to 512")));
+        }
+        if !(16..=16 << 20).contains(&ram) {
+            return Err((vec!["ram"], format!("{ram} MiB of ram: expected 16 MiB to 16 TiB")));
+        }
+        let sources =
+            metadata.sources.iter().map(|source| source.resource(root)).collect::<Result<Vec<_>, _>>()?;
+        let resource = |src: &str, place: &[&'static str]| find_resource(src, &sources, root, place);
+        let disks = disks
+            .iter()
+            .map(|disk| Ok(Disk { image: resource(&disk.src, &["disks"])?, bus: disk.bus }))
+            .collect::<Result<Vec<_>, Wrong>>()?;
+        if disks.is_empty() {
+            return Err((vec!["disks"], "the machine has no disks".to_owned()));
+        }
+        let kernel = match kernel {
+            None => None,
+            Some(KernelDefinition { src, initrd, params }) => Some(Kernel {
+                image: resource(&src, &["kernel", "src"])?,
+                initrd: initrd.map(|initrd| resource(&initrd, &["kernel", "initrd"])).transpose()?,
+                params,
+            }),
+        };
+        if let Some(mac) = &net.mac
+            && !is_mac(mac)
+        {
+            return Err((
+                vec!["net", "mac"],
+                format!("`{mac}` is no MAC address: expected six pairs of hexadecimal digits"),
+            ));
+        }
+        let mut auth = metadata.auth;
+        auth.ssh_key = auth.ssh_key.map(|path| root.join(path));
+        let mut vm = vm.clone();
+        if let Some(Value::Object(auth)) = vm.pointer_mut("/metadata/auth") {
+            auth.retain(|key, _| !key.contains("password"));
+        }
+        Ok(Self {
+            name,
+            platform: names.platform,
+            target: names.target,
+            arch,
+            domain_type: metadata.virt_domain,
+            vcpus,
+            ram,
+            net,
+            disks,
+            kernel,
+            connection: metadata.connection,
+            auth,
+            vm,
+            template: DomainTemplate::built_in(),
+            phases: Phases::default(),
+        })
+    }
+
+    pub(super) fn with_template(self, template: DomainTemplate) -> Self {
+        Self { template, ..self }
+    }
+
+    pub(super) fn with_phases(self, phases: Phases) -> Self {
+        Self { phases, ..self }
+    }
+
+    /// Its platform's name.
+    pub fn platform(&self) -> &str {
+        &self.platform
+    }
+
+    /// Its target's name.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The template of its domain XML.
+    pub fn template(&self) -> &DomainTemplate {
+        &self.template
+    }
+
+    /// The steps of its phases.
+    pub fn phases(&self) -> &Phases {
+        &self.phases
+    }
+
+    /// The MAC address of its interface: the definition's, else one in QEMU's own range that follows from its name.
+    pub fn mac(&self) -> String {
+        self.net.mac.clone().unwrap_or_else(|| {
+            let hex = Digest::of(&self.name).hex();
+            format!("52:54:00:{}:{}:{}", &hex[0..2], &hex[2..4], &hex[4..6])
+        })
+    }
+
+    /// Whether farmhand's own key must be put into the guest, because the definition names no way to log in.
+    pub fn needs_login_key(&self) -> bool {
+        self.auth.password.is_none() && self.auth.ssh_key.is_none()
+    }
+
+    /// The user that farmhand logs in as.
+    pub fn user(&self) -> &str {
+        &self.auth.user
+    }
+
+    /// How to log in. `login_key` is farmhand's own key.
+    pub fn login(&self, login_key: &Utf8Path) -> Login {
+        let auth = &self.auth;
+        let mut credentials = Vec::new();
+        if self.needs_login_key() {
+            credentials.push(Credential::Key(login_key.to_owned()));
+        }
+        credentials.extend(auth.ssh_key.clone().map(Credential::Key));
+        credentials.extend(auth.password.clone().map(Credential::Password));
+        // sudo asks for the login user's own password.
+        let own = (auth.become_method == BecomeMethod::Sudo).then(|| auth.password.clone()).flatten();
+        let password = auth.become_password.clone().or(own);
+        let r#become = Become { method: auth.become_method, user: auth.become_user.clone(), password };
+        Login { user: auth.user.clone(), credentials, r#become }
+    }
+
+    /// All files that it is made from, with the names under which they stand in its origin.
+    pub fn resources(&self) -> Vec<(String, &Resource)> {
+        let disks = self.disks.iter().enumerate().map(|(index, disk)| (disk_name(index), &disk.image));
+        let kernel = self.kernel.iter().map(|kernel| ("kernel".to_owned(), &kernel.image));
+        let initrd =
+            self.kernel.iter().filter_map(|kernel| Some(("initrd".to_owned(), kernel.initrd.as_ref()?)));
+        disks.chain(kernel).chain(initrd).collect()
+    }
+}
+
+impl SourceDefinition {
+    /// The name by which disks refer to it, and what it is.
+    fn resource(&self, root: &Utf8Path) -> Result<(String, Resource), Wrong> {
+        let place = || vec!["metadata", "sources"];
+        let uri = absolute(&self.uri, root);
+        let name = match &self.resource_name {
+            Some(name) => name.clone(),
+            None => self.uri.rsplit('/').next().unwrap_or_default().to_owned(),
+        };
+        let algorithm = self.checksum_type.clone().unwrap_or_else(|| "sha256".to_owned()).to_lowercase();
+        if !["sha256", "sha512"].contains(&algorithm.as_str()) {
+            return Err((
+                place(),
+                format!("checksum type `{algorithm}` of {name}: expected sha256 or sha512"),
+            ));
+        }
+        let checksum = match (&self.checksum_value, &self.checksum_uri) {
+            (Some(value), _) => Some(ResourceChecksum::Value { algorithm, value: value.to_lowercase() }),
+            (None, Some(uri)) => Some(ResourceChecksum::File { algorithm, uri: absolute(uri, root) }),
+            (None, None) => None,
+        };
+        Ok((name, Resource { uri, checksum }))
+    }
+}
+
+/// The source that a disk or kernel names, else the file at that path.
+fn find_resource(
+    src: &str,
+    sources: &[(String, Resource)],
+    root: &Utf8Path,
+    place: &[&'static str],
+) -> Result<Resource, Wrong> {
+    let file_name = src.rsplit('/').next().unwrap_or(src);
+    if let Some((_, resource)) = sources.iter().find(|(name, _)| name == src || name == file_name) {
+        return Ok(resource.clone());
+    }
+    let uri = absolute(src, root);
+    if uri.starts_with('/') && !Utf8Path::new(&uri).is_file() {
+        let names: Vec<_> = sources.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let known = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
+        let message =
+            format!("`{src}` is neither a resource of vm.metadata.sources ({known}) nor a file ({uri})");
+        return Err((place.to_vec(), message));
+    }
+    Ok(Resource { uri, checksum: None })
+}
+
+/// The name of a disk's image among a machine's resources.
+pub fn disk_name(index: usize) -> String {
+    format!("disk {index}")
+}
+
+/// A URI as it is; a path made absolute.
+fn absolute(uri: &str, root: &Utf8Path) -> String {
+    if let Some(path) = uri.strip_prefix("file://") {
+        return path.to_owned();
+    }
+    if uri.contains("://") { uri.to_owned() } else { root.join(uri).to_string() }
+}
+
+fn is_mac(text: &str) -> bool {
+    let pairs: Vec<_> = text.split(':').collect();
+    pairs.len() == 6
+        && pairs.iter().all(|pair| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// The loopback address on which user-mode networks forward ports.
+pub const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

@@ -1,0 +1,27 @@
+//! Guests over SSH: one connection for a guest, and a channel of it for each command.
+//!
+//! | part | does |
+//! |---|---|
+//! | [`SshConnector`] | tries until the guest can be reached, checks the host key, logs in |
+//! | `script` | what is sent for a command |
+//! | `preface` | tells a command's own output from what comes before it |
+//! | `running` | a command that runs: its streams, its end, and how it is ended |
+//! | `files` | files, by commands |
+
+mod client;
+mod connector;
+mod files;
+mod guest;
+mod login;
+mod preface;
+mod running;
+mod script;
+mod stream;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use connector::SshConnector;
+pub use guest::SshGuest;

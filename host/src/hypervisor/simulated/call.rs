@@ -1,0 +1,75 @@
+use std::fmt;
+
+use serde_json::Value;
+
+use crate::hypervisor::{Domain, Snapshot};
+
+/// A method of [`Hypervisor`](crate::hypervisor::Hypervisor).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "each is the method of its name")]
+pub enum Method {
+    Capabilities,
+    Domains,
+    Domain,
+    Define,
+    SetMetadata,
+    Start,
+    Reset,
+    Shutdown,
+    Destroy,
+    Undefine,
+    Snapshots,
+    CreateSnapshot,
+    Revert,
+    DeleteSnapshot,
+    WaitForAgent,
+    AgentCommand,
+    SynchronizeClock,
+}
+
+/// A call that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The method.
+    pub method: Method,
+    /// The domain it is about; empty for those about none.
+    pub domain: String,
+    /// The snapshot, or the agent's command; else empty.
+    pub argument: String,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {} {}", self.method, self.domain, self.argument)
+    }
+}
+
+/// How a call goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It does nothing and fails with this message.
+    Fail(String),
+    /// It does nothing and never returns.
+    Hang,
+    /// It does what it should, and then fails with this message: its answer was lost.
+    FailAfter(String),
+    /// It does nothing and says that it did. Where a method has a result, the call fails instead.
+    Pretend,
+}
+
+/// What a call says that pretends to have done something.
+pub(super) trait Pretended: Sized {
+    fn pretended() -> Option<Self> {
+        None
+    }
+}
+
+impl Pretended for () {
+    fn pretended() -> Option<Self> {
+        Some(())
+    }
+}
+impl Pretended for Option<Domain> {}
+impl Pretended for Vec<Domain> {}
+impl Pretended for Vec<Snapshot> {}
+impl Pretended for Value {}

@@ -1,0 +1,572 @@
+//! A hypervisor in memory, for tests of whatever uses one.
+//!
+//! It obeys the same contract tests as the real one. A test can look at the calls that were made ([`Simulated::calls`]),
+//! make calls go wrong ([`Simulated::inject`]), and play the guest: whether its agent answers and what, whether it heeds the
+//! power button, and what is on its disk ([`Simulated::write`], which snapshots keep and bring back).
+
+mod call;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use self::call::Pretended;
+pub use self::call::{Call, Fault, Method};
+use super::{
+    Capabilities, Domain, DomainMetadata, DomainState, GuestCapability, Hypervisor, HypervisorError,
+    NewSnapshot, Snapshot,
+    domain_xml::{self, AgentChannel},
+};
+
+/// What a simulated guest agent answers to a command, or its error.
+pub type AgentAnswers = Arc<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
+
+/// What happens in a simulated guest.
+#[derive(Clone)]
+struct Guest {
+    agent_starts: bool,
+    heeds_power_button: bool,
+    answers: AgentAnswers,
+}
+
+#[derive(Clone)]
+struct Machine {
+    xml: String,
+    metadata: Option<DomainMetadata>,
+    state: DomainState,
+    guest: Guest,
+    disk: Vec<String>,
+    snapshots: Vec<Kept>,
+    current: Option<String>,
+}
+
+/// A snapshot and what it brings back.
+#[derive(Clone)]
+struct Kept {
+    snapshot: Snapshot,
+    state: DomainState,
+    metadata: Option<DomainMetadata>,
+    disk: Vec<String>,
+}
+
+/// A fault that has not met its call yet.
+struct Injected {
+    method: Method,
+    domain: Option<String>,
+    /// How many calls go well before.
+    spared: usize,
+    fault: Fault,
+}
+
+#[derive(Default)]
+struct State {
+    machines: BTreeMap<String, Machine>,
+    calls: Vec<Call>,
+    faults: VecDeque<Injected>,
+    time: i64,
+}
+
+/// A hypervisor in memory. Cloning gives another handle to the same one.
+#[derive(Clone)]
+pub struct Simulated {
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<()>,
+}
+
+impl Default for Simulated {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Simulated {
+    /// A hypervisor for `x86_64` guests without any domain.
+    pub fn new() -> Self {
+        let state = State { time: 1_700_000_000, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
+    }
+
+    /// The calls that were made up to now, in order, failed ones too.
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
+    }
+
+    /// Forgets the calls that were made.
+    pub fn clear_calls(&self) {
+        self.lock().calls.clear();
+    }
+
+    /// Makes the next call of `method` (about `domain`, if one is given) go wrong. Several faults of one method meet one call
+    /// each, in the order in which they were injected.
+    pub fn inject(&self, method: Method, domain: Option<&str>, fault: Fault) {
+        self.inject_after(0, method, domain, fault);
+    }
+
+    /// As [`Self::inject`], after `spared` such calls have gone well.
+    pub fn inject_after(&self, spared: usize, method: Method, domain: Option<&str>, fault: Fault) {
+        let domain = domain.map(str::to_owned);
+        self.lock().faults.push_back(Injected { method, domain, spared, fault });
+    }
+
+    /// Forgets the faults that have not met a call yet.
+    pub fn clear_faults(&self) {
+        self.lock().faults.clear();
+    }
+
+    /// Faults that have not met a call yet.
+    pub fn faults_left(&self) -> usize {
+        self.lock().faults.len()
+    }
+
+    /// A domain and its snapshots, oldest first, without a call: no fault is met, nothing is noted.
+    pub fn look(&self, domain: &str) -> Option<(Domain, Vec<Snapshot>)> {
+        let state = self.lock();
+        let machine = state.machines.get(domain)?;
+        let snapshots = machine.snapshots.iter().map(|kept| kept.snapshot.clone()).collect();
+        Some((machine.describe().ok()?, snapshots))
+    }
+
+    /// Whether the guest's agent starts (now, if the domain runs, and at each boot). It does unless told otherwise; a
+    /// domain without a channel for it has none.
+    pub fn set_agent_starts(&self, domain: &str, starts: bool) {
+        self.change(domain, |machine| machine.guest.agent_starts = starts);
+    }
+
+    /// What the guest's agent answers: the whole answer (`{"return": ...}`). Without this it knows only `guest-ping`.
+    pub fn set_agent_answers(&self, domain: &str, answers: AgentAnswers) {
+        self.change(domain, |machine| machine.guest.answers = answers);
+    }
+
+    /// Whether the guest shuts down when it is asked to. It does unless told otherwise.
+    pub fn set_heeds_power_button(&self, domain: &str, heeds: bool) {
+        self.change(domain, |machine| machine.guest.heeds_power_button = heeds);
+    }
+
+    /// The guest powers itself off, or the domain's QEMU dies.
+    pub fn power_off(&self, domain: &str) {
+        self.change(domain, |machine| machine.state = DomainState::ShutOff);
+    }
+
+    /// The domain is paused by someone.
+    pub fn pause(&self, domain: &str) {
+        self.change(domain, |machine| machine.state = DomainState::Paused);
+    }
+
+    /// The guest writes a line to its disk.
+    pub fn write(&self, domain: &str, line: &str) {
+        self.change(domain, |machine| machine.disk.push(line.to_owned()));
+    }
+
+    /// The lines on the guest's disk; none if there is no such domain.
+    pub fn disk(&self, domain: &str) -> Vec<String> {
+        self.lock().machines.get(domain).map(|machine| machine.disk.clone()).unwrap_or_default()
+    }
+
+    /// The lines on the disk that a snapshot keeps; none if there is no such snapshot.
+    pub fn kept_disk(&self, domain: &str, snapshot: &str) -> Vec<String> {
+        let state = self.lock();
+        let mut kept = state.machines.get(domain).into_iter().flat_map(|machine| &machine.snapshots);
+        let found = kept.find(|kept| kept.snapshot.name == snapshot);
+        found.map(|kept| kept.disk.clone()).unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, domain: &str, change: impl FnOnce(&mut Machine)) {
+        if let Some(machine) = self.lock().machines.get_mut(domain) {
+            change(machine);
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Carries out one call: logs it, lets it meet its fault, else does it.
+    async fn call<T>(
+        &self,
+        method: Method,
+        domain: &str,
+        argument: &str,
+        act: impl FnOnce(&mut State) -> Result<T, String> + Send,
+    ) -> Result<T, HypervisorError>
+    where
+        T: Pretended + Send,
+    {
+        let call = Call { method, domain: domain.to_owned(), argument: argument.to_owned() };
+        let error = |message| HypervisorError::Libvirt { operation: call.to_string(), message };
+        let fault = {
+            let mut state = self.lock();
+            state.calls.push(call.clone());
+            state.meet(method, domain)
+        };
+        match fault {
+            Some(Fault::Fail(message)) => return Err(error(message)),
+            Some(Fault::Hang) => return std::future::pending().await,
+            Some(Fault::Pretend) => return T::pretended().ok_or_else(|| error("pretended".to_owned())),
+            Some(Fault::FailAfter(_)) | None => {}
+        }
+        let result = act(&mut self.lock());
+        self.changed.send_replace(());
+        match fault {
+            Some(Fault::FailAfter(message)) => Err(error(message)),
+            _ => result.map_err(error),
+        }
+    }
+
+    /// Waits until `done` says so; `None` when it does not by the end of `timeout`.
+    async fn wait<T>(
+        &self,
+        timeout: Duration,
+        mut done: impl FnMut(&State) -> Option<Result<T, String>>,
+    ) -> Option<Result<T, String>> {
+        let mut changed = self.changed.subscribe();
+        let wait = async {
+            loop {
+                changed.mark_unchanged();
+                if let Some(result) = done(&self.lock()) {
+                    return result;
+                }
+                // The sender lives as long as `self`.
+                let _ = changed.changed().await;
+            }
+        };
+        tokio::time::timeout(timeout, wait).await.ok()
+    }
+}
+
+impl State {
+    /// The fault that the present call meets.
+    fn meet(&mut self, method: Method, domain: &str) -> Option<Fault> {
+        let meets = |injected: &Injected| {
+            injected.method == method && injected.domain.as_deref().is_none_or(|about| about == domain)
+        };
+        let index = self.faults.iter().position(meets)?;
+        let injected = self.faults.get_mut(index)?;
+        if injected.spared > 0 {
+            injected.spared -= 1;
+            return None;
+        }
+        self.faults.remove(index).map(|injected| injected.fault)
+    }
+
+    fn machine(&mut self, name: &str) -> Result<&mut Machine, String> {
+        self.machines
+            .get_mut(name)
+            .ok_or_else(|| format!("Domain not found: no domain with matching name '{name}'"))
+    }
+
+    fn running(&mut self, name: &str) -> Result<&mut Machine, String> {
+        let machine = self.machine(name)?;
+        if machine.is_active() {
+            Ok(machine)
+        } else {
+            Err("Requested operation is not valid: domain is not running".to_owned())
+        }
+    }
+}
+
+impl Machine {
+    fn new(xml: String, metadata: Option<DomainMetadata>) -> Self {
+        let answers = |command: &Value| match command["execute"].as_str() {
+            Some("guest-ping") => Ok(json!({"return": {}})),
+            command => Err(format!("The command {} has not been found", command.unwrap_or_default())),
+        };
+        Self {
+            xml,
+            metadata,
+            state: DomainState::ShutOff,
+            guest: Guest { agent_starts: true, heeds_power_button: true, answers: Arc::new(answers) },
+            disk: Vec::new(),
+            snapshots: Vec::new(),
+            current: None,
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        matches!(self.state, DomainState::Running | DomainState::Paused)
+    }
+
+    fn describe(&self) -> Result<Domain, String> {
+        let domain = domain_xml::domain(&self.xml, self.state).map_err(|error| error.to_string())?;
+        Ok(Domain { metadata: self.metadata.clone(), ..domain })
+    }
+
+    fn has_agent_channel(&self) -> bool {
+        domain_xml::agent_channel(&self.xml) != Ok(AgentChannel::Absent)
+    }
+
+    fn agent(&self) -> Result<&AgentAnswers, String> {
+        if self.state == DomainState::Running && self.guest.agent_starts && self.has_agent_channel() {
+            Ok(&self.guest.answers)
+        } else {
+            Err("Guest agent is not responding: QEMU guest agent is not connected".to_owned())
+        }
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Simulated {
+    async fn capabilities(&self) -> Result<Capabilities, HypervisorError> {
+        self.call(Method::Capabilities, "", "", |_| Ok(())).await?;
+        let guest = GuestCapability {
+            arch: "x86_64".to_owned(),
+            domain_type: "qemu".to_owned(),
+            emulator: "/usr/bin/qemu-system-x86_64".into(),
+        };
+        Ok(Capabilities { host_arch: "x86_64".to_owned(), guests: vec![guest] })
+    }
+
+    async fn domains(&self) -> Result<Vec<Domain>, HypervisorError> {
+        self.call(Method::Domains, "", "", |state| state.machines.values().map(Machine::describe).collect())
+            .await
+    }
+
+    async fn domain(&self, name: &str) -> Result<Option<Domain>, HypervisorError> {
+        self.call(Method::Domain, name, "", |state| {
+            state.machines.get(name).map(Machine::describe).transpose()
+        })
+        .await
+    }
+
+    async fn define(&self, xml: &str) -> Result<(), HypervisorError> {
+        let described = domain_xml::domain(xml, DomainState::ShutOff).map_err(|error| error.to_string());
+        let name = described.as_ref().map(|domain| domain.name.clone()).unwrap_or_default();
+        self.call(Method::Define, &name, "", |state| {
+            let domain = described?;
+            match state.machines.get_mut(&domain.name) {
+                Some(machine) => (machine.xml, machine.metadata) = (xml.to_owned(), domain.metadata),
+                None => {
+                    drop(state.machines.insert(domain.name, Machine::new(xml.to_owned(), domain.metadata)))
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn set_metadata(&self, name: &str, metadata: &DomainMetadata) -> Result<(), HypervisorError> {
+        self.call(Method::SetMetadata, name, "", |state| {
+            state.machine(name)?.metadata = Some(metadata.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn start(&self, name: &str) -> Result<(), HypervisorError> {
+        self.call(Method::Start, name, "", |state| {
+            state.machine(name)?.state = DomainState::Running;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn reset(&self, name: &str) -> Result<(), HypervisorError> {
+        self.call(Method::Reset, name, "", |state| state.running(name).map(drop)).await
+    }
+
+    async fn shutdown(&self, name: &str, timeout: Duration) -> Result<bool, HypervisorError> {
+        self.call(Method::Shutdown, name, "", |state| {
+            let machine = state.machine(name)?;
+            if machine.state == DomainState::Running && machine.guest.heeds_power_button {
+                machine.state = DomainState::ShutOff;
+            }
+            Ok(())
+        })
+        .await?;
+        let off = self.wait(timeout, |state| {
+            state.machines.get(name).is_none_or(|machine| !machine.is_active()).then_some(Ok(()))
+        });
+        Ok(off.await.is_some())
+    }
+
+    async fn destroy(&self, name: &str) -> Result<(), HypervisorError> {
+        self.call(Method::Destroy, name, "", |state| {
+            state.machine(name)?.state = DomainState::ShutOff;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn undefine(&self, name: &str) -> Result<(), HypervisorError> {
+        self.call(Method::Undefine, name, "", |state| {
+            if state.machines.get(name).is_some_and(Machine::is_active) {
+                return Err("it is running".to_owned());
+            }
+            state.machines.remove(name);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn snapshots(&self, name: &str) -> Result<Vec<Snapshot>, HypervisorError> {
+        self.call(Method::Snapshots, name, "", |state| {
+            Ok(state.machine(name)?.snapshots.iter().map(|kept| kept.snapshot.clone()).collect())
+        })
+        .await
+    }
+
+    async fn create_snapshot(&self, name: &str, snapshot: &NewSnapshot) -> Result<(), HypervisorError> {
+        self.call(Method::CreateSnapshot, name, &snapshot.name, |state| {
+            state.time += 1;
+            let creation_time = state.time;
+            let machine = state.machine(name)?;
+            if machine.snapshots.iter().any(|kept| kept.snapshot.name == snapshot.name) {
+                return Err(format!("operation failed: domain snapshot {} already exists", snapshot.name));
+            }
+            let parent = machine.current.replace(snapshot.name.clone());
+            let taken = Snapshot {
+                name: snapshot.name.clone(),
+                description: snapshot.description.clone(),
+                creation_time,
+                parent,
+                live: machine.is_active(),
+            };
+            machine.snapshots.push(Kept {
+                snapshot: taken,
+                state: machine.state,
+                metadata: machine.metadata.clone(),
+                disk: machine.disk.clone(),
+            });
+            Ok(())
+        })
+        .await
+    }
+
+    async fn revert(&self, name: &str, snapshot: &str) -> Result<(), HypervisorError> {
+        self.call(Method::Revert, name, snapshot, |state| {
+            let machine = state.machine(name)?;
+            let Some(kept) = machine.snapshots.iter().find(|kept| kept.snapshot.name == snapshot).cloned()
+            else {
+                return Err(format!(
+                    "Domain snapshot not found: no domain snapshot with matching name '{snapshot}'"
+                ));
+            };
+            (machine.state, machine.metadata, machine.disk) = (kept.state, kept.metadata, kept.disk);
+            machine.current = Some(snapshot.to_owned());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn delete_snapshot(&self, name: &str, snapshot: &str) -> Result<(), HypervisorError> {
+        self.call(Method::DeleteSnapshot, name, snapshot, |state| {
+            let machine = state.machine(name)?;
+            let Some(index) = machine.snapshots.iter().position(|kept| kept.snapshot.name == snapshot) else {
+                return Ok(());
+            };
+            let parent = machine.snapshots.remove(index).snapshot.parent;
+            for child in &mut machine.snapshots {
+                if child.snapshot.parent.as_deref() == Some(snapshot) {
+                    child.snapshot.parent.clone_from(&parent);
+                }
+            }
+            if machine.current.as_deref() == Some(snapshot) {
+                machine.current = parent;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn wait_for_agent(&self, name: &str, timeout: Duration) -> Result<bool, HypervisorError> {
+        self.call(Method::WaitForAgent, name, "", |state| state.running(name).map(drop)).await?;
+        let answers = self.wait(timeout, |state| {
+            let machine = state.machines.get(name).filter(|machine| machine.is_active());
+            let Some(machine) = machine else { return Some(Err("it is not running".to_owned())) };
+            if machine.has_agent_channel() {
+                machine.agent().is_ok().then_some(Ok(true))
+            } else {
+                Some(Ok(false))
+            }
+        });
+        let error = |message| {
+            let operation = format!("wait for the guest agent of domain {name}");
+            HypervisorError::Libvirt { operation, message }
+        };
+        answers.await.unwrap_or(Ok(false)).map_err(error)
+    }
+
+    async fn agent_command(&self, name: &str, command: &Value) -> Result<Value, HypervisorError> {
+        let verb = command["execute"].as_str().unwrap_or_default();
+        self.call(Method::AgentCommand, name, verb, |state| {
+            let answers = Arc::clone(state.running(name)?.agent()?);
+            answers(command)
+        })
+        .await
+    }
+
+    async fn synchronize_clock(&self, name: &str) -> Result<(), HypervisorError> {
+        self.call(Method::SynchronizeClock, name, "", |state| state.running(name)?.agent().map(drop)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const XML: &str = "<domain><name>vm</name></domain>";
+
+    async fn state(simulated: &Simulated) -> DomainState {
+        simulated.domain("vm").await.unwrap().unwrap().state
+    }
+
+    #[tokio::test]
+    async fn each_fault_meets_one_call() {
+        let simulated = Simulated::new();
+        simulated.define(XML).await.unwrap();
+        simulated.inject(Method::Start, Some("other"), Fault::Fail("not this one".into()));
+        for fault in [Fault::Fail("refused".into()), Fault::Pretend, Fault::FailAfter("answer lost".into())] {
+            simulated.inject(Method::Start, None, fault);
+        }
+        assert!(simulated.start("vm").await.unwrap_err().to_string().ends_with("refused"));
+        assert_eq!(state(&simulated).await, DomainState::ShutOff);
+        simulated.start("vm").await.unwrap();
+        assert_eq!(state(&simulated).await, DomainState::ShutOff);
+        assert!(simulated.start("vm").await.unwrap_err().to_string().ends_with("answer lost"));
+        assert_eq!(state(&simulated).await, DomainState::Running);
+        simulated.inject(Method::Destroy, Some("vm"), Fault::Hang);
+        let destroy = tokio::time::timeout(Duration::from_millis(10), simulated.destroy("vm"));
+        assert!(destroy.await.is_err());
+        assert_eq!(state(&simulated).await, DomainState::Running);
+        assert_eq!(simulated.faults_left(), 1);
+        let starts = simulated.calls().iter().filter(|call| call.method == Method::Start).count();
+        assert_eq!(starts, 3);
+    }
+
+    #[tokio::test]
+    async fn a_revert_brings_back_the_disk() {
+        let simulated = Simulated::new();
+        simulated.define(XML).await.unwrap();
+        simulated.write("vm", "kept");
+        let snapshot = NewSnapshot { name: "clean".into(), description: String::new() };
+        simulated.create_snapshot("vm", &snapshot).await.unwrap();
+        simulated.write("vm", "lost");
+        simulated.revert("vm", "clean").await.unwrap();
+        assert_eq!(simulated.disk("vm"), ["kept"]);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_starts_late_is_waited_for() {
+        let simulated = Simulated::new();
+        let channel = "<channel><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
+        simulated
+            .define(&format!("<domain><name>vm</name><devices>{channel}</devices></domain>"))
+            .await
+            .unwrap();
+        simulated.set_agent_starts("vm", false);
+        simulated.start("vm").await.unwrap();
+        let (answers, ()) = tokio::join!(simulated.wait_for_agent("vm", Duration::from_secs(3600)), async {
+            tokio::task::yield_now().await;
+            simulated.set_agent_starts("vm", true);
+        });
+        assert!(answers.unwrap());
+        let ping = simulated.agent_command("vm", &json!({"execute": "guest-ping"})).await.unwrap();
+        assert_eq!(ping, json!({"return": {}}));
+    }
+}

@@ -1,0 +1,164 @@
+//! What a file is as a disk image, told from its first bytes.
+//!
+//! `qemu-img` is not asked: an image from elsewhere can name files of this host (a backing file, an external data file, the
+//! extents of VMDK), which `qemu-img` may open, and a raw image is what its guest wrote into it.
+
+use std::{fs::File, io::Read as _};
+
+use serde::{Deserialize, Serialize};
+
+/// A format of disk images that can be a base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// QEMU's own.
+    Qcow2,
+    /// The disk's bytes and nothing else.
+    Raw,
+}
+
+impl Format {
+    /// Its name as QEMU and libvirt have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+/// Archives and images of other kinds: the bytes, where they are, and the name for people.
+const OTHERS: &[(&[u8], usize, &str)] = &[
+    (b"\xfd7zXZ\0", 0, "compressed with xz"),
+    (b"\x1f\x8b", 0, "compressed with gzip"),
+    (b"\x28\xb5\x2f\xfd", 0, "compressed with zstd"),
+    (b"BZh", 0, "compressed with bzip2"),
+    (b"PK\x03\x04", 0, "a ZIP archive"),
+    (b"ustar", 257, "a tar archive"),
+    (b"KDMV", 0, "a VMDK image"),
+    (b"# Disk Descriptor", 0, "a VMDK image"),
+    (b"vhdxfile", 0, "a VHDX image"),
+    (b"conectix", 0, "a VHD image"),
+    (b"QED\0", 0, "a QED image"),
+    (b"\x7f\x10\xda\xbe", 64, "a VDI image"),
+    (b"<!DOCTYPE", 0, "an HTML page"),
+    (b"<html", 0, "an HTML page"),
+];
+
+const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
+/// Incompatible feature bits that a base image may have: dirty refcounts (0) and another compression (3). Not: marked corrupt
+/// (1), external data file (2); extended L2 entries (4) are read only by QEMU 5.2 and later, which says so itself.
+const QCOW2_DATA_FILE: u64 = 1 << 2;
+const QCOW2_CORRUPT: u64 = 1 << 1;
+/// Virtual sizes above this are nonsense: 16 TiB.
+const MAX_VIRTUAL_SIZE: u64 = 1 << 44;
+
+/// The format and the virtual size in bytes of an image. The error says why it can't be a base, and what to do.
+pub(super) fn inspect(file: &File) -> Result<(Format, u64), String> {
+    let mut head = Vec::with_capacity(512);
+    file.take(512).read_to_end(&mut head).map_err(|error| error.to_string())?;
+    if head.starts_with(QCOW2_MAGIC) {
+        return qcow2(&head).map(|size| (Format::Qcow2, size));
+    }
+    for (magic, offset, kind) in OTHERS {
+        if head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)) {
+            return Err(format!("it is {kind}: unpack or convert it to qcow2 or raw first"));
+        }
+    }
+    match file.metadata().map_err(|error| error.to_string())?.len() {
+        0 => Err("it is empty".to_owned()),
+        size if !size.is_multiple_of(512) => {
+            Err("it is neither qcow2 nor raw: its size is no multiple of 512".to_owned())
+        }
+        size => Ok((Format::Raw, size)),
+    }
+}
+
+/// The header is laid out in QEMU's `docs/interop/qcow2.txt`; all numbers are big-endian.
+fn qcow2(head: &[u8]) -> Result<u64, String> {
+    let u32_at = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    let u64_at = |at: usize| Some(u64::from_be_bytes(head.get(at..at + 8)?.try_into().ok()?));
+    let cut = || "its qcow2 header is cut off".to_owned();
+    let version = u32_at(4).ok_or_else(cut)?;
+    let features = match version {
+        2 => 0,
+        3 => u64_at(72).ok_or_else(cut)?,
+        _ => return Err(format!("it is qcow2 of version {version}; 2 and 3 are known")),
+    };
+    if u64_at(8).ok_or_else(cut)? != 0 {
+        return Err("it has a backing file of its own, which could be any file of this host: flatten it with `qemu-img convert`"
+            .to_owned());
+    }
+    if features & QCOW2_DATA_FILE != 0 {
+        return Err("it has an external data file, which could be any file of this host: flatten it with `qemu-img convert`"
+            .to_owned());
+    }
+    if features & QCOW2_CORRUPT != 0 {
+        return Err("it is marked corrupt: try `qemu-img check -r all`".to_owned());
+    }
+    match u64_at(24).ok_or_else(cut)? {
+        0 => Err("its virtual size is 0".to_owned()),
+        size if size > MAX_VIRTUAL_SIZE => {
+            Err(format!("its virtual size is {size} bytes; 16 TiB is the most"))
+        }
+        size => Ok(size),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek as _, Write as _};
+
+    use super::*;
+
+    fn inspect_bytes(bytes: &[u8]) -> Result<(Format, u64), String> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        inspect(&file)
+    }
+
+    fn header(version: u32, backing: u64, size: u64, features: u64) -> Vec<u8> {
+        let mut head = vec![0; 104];
+        head[..4].copy_from_slice(QCOW2_MAGIC);
+        head[4..8].copy_from_slice(&version.to_be_bytes());
+        head[8..16].copy_from_slice(&backing.to_be_bytes());
+        head[24..32].copy_from_slice(&size.to_be_bytes());
+        head[72..80].copy_from_slice(&features.to_be_bytes());
+        head
+    }
+
+    #[test]
+    fn bases_are_told_with_their_size() {
+        assert_eq!(inspect_bytes(&header(3, 0, 1 << 30, 0)), Ok((Format::Qcow2, 1 << 30)));
+        assert_eq!(
+            inspect_bytes(&header(2, 0, 1 << 30, u64::MAX)),
+            Ok((Format::Qcow2, 1 << 30)),
+            "version 2 has none"
+        );
+        assert_eq!(inspect_bytes(&[1; 1024]), Ok((Format::Raw, 1024)));
+    }
+
+    #[test]
+    fn what_leads_to_other_files_or_is_broken_is_refused() {
+        for (bytes, why) in [
+            (header(3, 72, 1 << 30, 0), "backing file"),
+            (header(2, 72, 1 << 30, 0), "backing file"),
+            (header(3, 0, 1 << 30, QCOW2_DATA_FILE), "external data file"),
+            (header(3, 0, 1 << 30, QCOW2_CORRUPT), "corrupt"),
+            (header(4, 0, 1 << 30, 0), "version 4"),
+            (header(3, 0, 0, 0), "size is 0"),
+            (header(3, 0, u64::MAX, 0), "16 TiB"),
+            (header(3, 0, 1 << 30, 0)[..60].to_vec(), "cut off"),
+            (QCOW2_MAGIC.to_vec(), "cut off"),
+            (b"KDMV".repeat(512), "VMDK"),
+            (b"\xfd7zXZ\0".repeat(512), "xz"),
+            (b"<!DOCTYPE html>".repeat(512), "HTML"),
+            (vec![1; 1000], "multiple of 512"),
+            (Vec::new(), "empty"),
+        ] {
+            let message = inspect_bytes(&bytes).unwrap_err();
+            assert!(message.contains(why), "{message}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Machines' disks: qcow2 overlays on base images, by `qemu-img`.
+
+use std::{ffi::OsStr, process::Stdio, time::Duration};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::{Format, ImageError};
+
+/// How long `qemu-img` may take; what it is asked for here takes milliseconds.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A machine's disk as `qemu-img` sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Disk {
+    /// What the guest sees, in bytes.
+    pub virtual_size: u64,
+    /// The base image, if it has one.
+    #[serde(rename = "full-backing-filename")]
+    pub base: Option<Utf8PathBuf>,
+    /// The base image's format as it is pinned in the disk.
+    #[serde(rename = "backing-filename-format")]
+    pub base_format: Option<Format>,
+}
+
+/// Makes a machine's disk, in one step: it is there whole, or not at all. One that is there already is replaced.
+///
+/// `size` in bytes is that of the base if absent. The base's format is written into the disk, so that QEMU does not guess it
+/// from what the base holds.
+///
+/// # Errors
+/// [`ImageError::QemuImg`] with `qemu-img`'s own words.
+pub async fn create_overlay(
+    base: &Utf8Path,
+    base_format: Format,
+    path: &Utf8Path,
+    size: Option<u64>,
+) -> Result<(), ImageError> {
+    let operation = || format!("create {path} on {base}");
+    let refused = |message: &str| ImageError::QemuImg { operation: operation(), message: message.to_owned() };
+    if !base.is_absolute() || !path.is_absolute() {
+        // `qemu-img` would take `a:b` for a protocol and `-a` for an option.
+        return Err(refused("both paths must be absolute"));
+    }
+    let temporary = path.with_extension("partial");
+    let mut arguments: Vec<&OsStr> =
+        ["create", "-q", "-f", "qcow2", "-F", base_format.name()].map(OsStr::new).into();
+    arguments.extend([OsStr::new("-b"), base.as_ref(), temporary.as_ref()]);
+    let size = size.map(|size| size.to_string());
+    arguments.extend(size.as_ref().map(OsStr::new));
+    let result = qemu_img(&arguments, operation).await;
+    let renamed = match result {
+        Ok(_) => tokio::fs::rename(&temporary, path).await.map_err(|error| refused(&error.to_string())),
+        Err(error) => Err(error),
+    };
+    if renamed.is_err() {
+        let _ = tokio::fs::remove_file(&temporary).await;
+    }
+    renamed
+}
+
+/// Looks at a machine's disk, also while the machine runs. Only for disks that farmhand made: `qemu-img` trusts what is in
+/// them.
+///
+/// # Errors
+/// [`ImageError::QemuImg`] with `qemu-img`'s own words.
+pub async fn inspect_disk(path: &Utf8Path) -> Result<Disk, ImageError> {
+    let operation = || format!("inspect {path}");
+    let arguments = ["info", "--force-share", "-f", "qcow2", "--output=json"].map(OsStr::new);
+    let output = qemu_img(&[&arguments[..], &[path.as_ref()]].concat(), operation).await?;
+    serde_json::from_slice(&output)
+        .map_err(|error| ImageError::QemuImg { operation: operation(), message: error.to_string() })
+}
+
+async fn qemu_img(arguments: &[&OsStr], operation: impl Fn() -> String) -> Result<Vec<u8>, ImageError> {
+    let error = |message: String| ImageError::QemuImg { operation: operation(), message };
+    let run = Command::new("qemu-img").args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(LIMIT, run)
+        .await
+        .map_err(|_| error(format!("it took longer than {} s", LIMIT.as_secs())))?
+        .map_err(|failed| error(format!("it can't be run ({failed}): is QEMU installed?")))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(error(words.trim().trim_start_matches("qemu-img: ").to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn path(&self, name: &str) -> Utf8PathBuf {
+            Utf8Path::from_path(self.0.path()).unwrap().join(name)
+        }
+    }
+
+    /// A folder with a raw base of 1 MiB that looks like a qcow2 image with a backing file.
+    fn folder() -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
+        let mut bytes = vec![0; 1 << 20];
+        bytes[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        std::fs::write(folder.path("base"), bytes).unwrap();
+        folder
+    }
+
+    #[tokio::test]
+    async fn the_base_and_its_format_are_pinned() {
+        let folder = folder();
+        let (base, disk) = (folder.path("base"), folder.path("disk0.qcow2"));
+        create_overlay(&base, Format::Raw, &disk, None).await.unwrap();
+        let expected =
+            Disk { virtual_size: 1 << 20, base: Some(base.clone()), base_format: Some(Format::Raw) };
+        assert_eq!(inspect_disk(&disk).await.unwrap(), expected);
+
+        create_overlay(&base, Format::Raw, &disk, Some(5 << 30)).await.unwrap();
+        assert_eq!(inspect_disk(&disk).await.unwrap().virtual_size, 5 << 30);
+    }
+
+    #[tokio::test]
+    async fn failures_have_qemu_imgs_own_words_and_leave_nothing() {
+        let folder = folder();
+        let missing = create_overlay(&folder.path("none"), Format::Qcow2, &folder.path("disk"), None).await;
+        let message = missing.unwrap_err().to_string();
+        assert!(message.contains("No such file or directory") && message.contains("none"), "{message}");
+        let nowhere = create_overlay(&folder.path("base"), Format::Raw, &folder.path("no/disk"), None).await;
+        assert!(nowhere.unwrap_err().to_string().contains("No such file or directory"));
+        assert!(
+            create_overlay("nbd:localhost:1".into(), Format::Raw, &folder.path("disk"), None).await.is_err()
+        );
+        assert!(inspect_disk(&folder.path("base")).await.is_err());
+        assert_eq!(std::fs::read_dir(folder.0.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,10 @@
+//! What wasmtime makes of the world `phase-module`.
+#![allow(missing_docs, unreachable_pub, clippy::all)]
+
+wasmtime::component::bindgen!({
+    world: "phase-module",
+    path: "../wit",
+    imports: { default: async | trappable },
+    exports: { default: async },
+    with: { "farmhand:phase/guest.guest": super::state::LentGuest },
+});

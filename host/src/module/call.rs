@@ -1,0 +1,172 @@
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+use wasmtime::component::Resource;
+
+use super::{
+    bindings::{PhaseModulePre, farmhand::phase::types as wit},
+    capability::LogGate,
+    descriptor::Descriptor,
+    engine::Engine,
+    error::{Failure, LimitHit, ModuleError},
+    grants::NotGranted,
+    limits::Limits,
+    loaded::Module,
+    state::{LentGuest, State, blame_error},
+    text,
+};
+use crate::{
+    base::{Grants, Phase},
+    guest::{Facts, Guest, Stream},
+};
+
+/// One call of a module.
+pub struct Call {
+    /// For what and with what it is run.
+    pub context: Context,
+    /// The guest that it is lent.
+    pub guest: Arc<dyn Guest>,
+    /// What is known of the guest.
+    pub facts: Facts,
+    /// What the module may do.
+    pub grants: Grants,
+    /// What it may use up.
+    pub limits: Limits,
+    /// How long it may take in all; [`Limits::wall_time`] when absent.
+    pub timeout: Option<Duration>,
+    /// Where its lines go.
+    pub log: Arc<dyn ModuleLog>,
+}
+
+/// For what and with what a module is run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Context {
+    /// The phase.
+    pub phase: Phase,
+    /// The platform's name in the farm.
+    pub platform: String,
+    /// The target's name in the farm.
+    pub target: String,
+    /// The machine's name.
+    pub machine: String,
+    /// The step's settings.
+    pub settings: Value,
+    /// Whether the step asks for root in the guest.
+    pub r#become: bool,
+}
+
+/// What a module did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether it changed the guest's state.
+    pub changed: bool,
+    /// One line for the operator, at most 500 characters.
+    pub summary: String,
+}
+
+/// How important a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// For those who look for a reason.
+    Debug,
+    /// What the operator should see.
+    Info,
+    /// What may go wrong.
+    Warn,
+    /// What went wrong.
+    Error,
+}
+
+/// Where a module's lines go. All of them are plain text, free of control codes, of at most 8 KiB. Must not block.
+pub trait ModuleLog: Send + Sync {
+    /// Takes a line of the module's own, or of the host about the module.
+    fn line(&self, level: Level, line: &str);
+
+    /// Takes a line that a command in the guest wrote.
+    fn output(&self, stream: Stream, line: &str);
+}
+
+const MAX_SUMMARY: usize = 500;
+
+/// What can be said against a call before it is made.
+pub(super) fn check(module: &Module, call: &Call) -> Result<(), ModuleError> {
+    let descriptor = module.descriptor();
+    let (name, phase) = (descriptor.name.clone(), call.context.phase);
+    if !descriptor.can_carry_out(phase) {
+        let supported = descriptor.phases.iter().map(|phase| phase.name()).collect::<Vec<_>>().join(", ");
+        return Err(ModuleError::WrongPhase { module: name, phase, supported });
+    }
+    NotGranted::check(descriptor, &call.grants)?;
+    module
+        .check_settings(&call.context.settings)
+        .map_err(|problems| ModuleError::Settings { module: name, problems })
+}
+
+/// Calls `run` in a store of its own, with all limits on.
+pub(super) async fn run(
+    engine: &Engine,
+    name: &str,
+    module: &PhaseModulePre<State>,
+    call: Call,
+) -> Result<Outcome, ModuleError> {
+    let Call { context, guest, facts, grants, limits, timeout, log } = call;
+    let limit = timeout.unwrap_or(limits.wall_time);
+    let gate = LogGate::new(log, &limits);
+    let mut store = State::new(grants, limits, gate).into_store(engine.wasmtime());
+    let context = wit::Context {
+        phase: context.phase.into(),
+        platform: context.platform,
+        target: context.target,
+        machine: context.machine,
+        settings: context.settings.to_string(),
+        become_: context.r#become,
+    };
+    let _running = engine.ticker().start().map_err(|error| host(name, &error))?;
+    let called = tokio::time::timeout(limit, async {
+        // The host keeps the guest: the module only borrows it for the call.
+        let guest = store.data_mut().table.push(LentGuest { guest, facts })?;
+        let borrowed = Resource::new_borrow(guest.rep());
+        let instance = module.instantiate_async(&mut store).await?;
+        instance.call_run(&mut store, &context, borrowed).await
+    })
+    .await;
+    store.data_mut().log.finish();
+    match called {
+        Err(_) => Err(ModuleError::Limit { module: name.to_owned(), limit: LimitHit::WallTime(limit) }),
+        Ok(Err(error)) => Err(blame_error(name, &error, store.data())),
+        Ok(Ok(Err(failure))) => {
+            Err(ModuleError::Failed { module: name.to_owned(), failure: Failure::from_module(failure) })
+        }
+        Ok(Ok(Ok(outcome))) => {
+            Ok(Outcome { changed: outcome.changed, summary: text::one_line(&outcome.summary, MAX_SUMMARY) })
+        }
+    }
+}
+
+/// Calls `describe`: nothing is granted, no guest is lent, and what it logs goes nowhere.
+pub(super) async fn describe(
+    engine: &Engine,
+    name: &str,
+    module: &PhaseModulePre<State>,
+) -> Result<Descriptor, ModuleError> {
+    let limits = engine.limits().for_describe();
+    let limit = limits.wall_time;
+    let gate = LogGate::closed(&limits);
+    let mut store = State::new(Grants::default(), limits, gate).into_store(engine.wasmtime());
+    let _running = engine.ticker().start().map_err(|error| host(name, &error))?;
+    let called = tokio::time::timeout(limit, async {
+        let instance = module.instantiate_async(&mut store).await?;
+        instance.call_describe(&mut store).await
+    })
+    .await;
+    match called {
+        Err(_) => Err(ModuleError::Limit { module: name.to_owned(), limit: LimitHit::WallTime(limit) }),
+        Ok(Err(error)) => Err(blame_error(name, &error, store.data())),
+        Ok(Ok(descriptor)) => Descriptor::from_module(descriptor)
+            .map_err(|message| ModuleError::Descriptor { module: name.to_owned(), message }),
+    }
+}
+
+fn host(module: &str, error: &std::io::Error) -> ModuleError {
+    ModuleError::Host { module: module.to_owned(), message: format!("can't start a thread: {error}") }
+}

@@ -1,0 +1,108 @@
+use std::{sync::Arc, time::Instant};
+
+use crate::module::{
+    bindings::farmhand::phase::log as wit,
+    call::{Level, ModuleLog},
+    limits::Limits,
+    text,
+};
+
+/// Between a module and the log: lines are made plain, cut, and held to a rate.
+pub(in crate::module) struct LogGate {
+    log: Option<Arc<dyn ModuleLog>>,
+    burst: f64,
+    rate: f64,
+    /// How many lines may come at once now (a token bucket).
+    allowance: f64,
+    refilled: Instant,
+    dropped: u64,
+    last_error: Option<String>,
+}
+
+impl LogGate {
+    pub(in crate::module) fn new(log: Arc<dyn ModuleLog>, limits: &Limits) -> Self {
+        Self { log: Some(log), ..Self::closed(limits) }
+    }
+
+    /// A log that goes nowhere: for `describe`.
+    pub(in crate::module) fn closed(limits: &Limits) -> Self {
+        let burst = f64::from(limits.log_burst);
+        let refilled = Instant::now();
+        Self {
+            log: None,
+            burst,
+            rate: f64::from(limits.log_rate),
+            allowance: burst,
+            refilled,
+            dropped: 0,
+            last_error: None,
+        }
+    }
+
+    /// Writes a message, line by line.
+    pub(in crate::module) fn write(&mut self, level: Level, message: &str) {
+        // Cut before it is looked at: a message may be as large as a call.
+        let end = (0..=text::MAX_LINE.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
+        for line in message[..end.unwrap_or_default()].lines() {
+            let line = text::plain(line);
+            if level == Level::Error {
+                self.last_error = Some(line.clone());
+            }
+            if self.take() {
+                self.pass(level, &line);
+            } else {
+                self.dropped += 1;
+            }
+        }
+    }
+
+    /// Tells how many lines were dropped, if any.
+    pub(in crate::module) fn finish(&mut self) {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
+            let (burst, rate) = (self.burst, self.rate);
+            let text =
+                format!("{dropped} lines were dropped (limit: {burst} lines at once, {rate} a second)");
+            self.pass(Level::Warn, &text);
+        }
+    }
+
+    /// The last error that was logged.
+    pub(in crate::module) fn last_error(&self) -> Option<String> {
+        self.last_error.clone()
+    }
+
+    /// The log itself, for the output of commands.
+    pub(super) fn log(&self) -> Option<Arc<dyn ModuleLog>> {
+        self.log.clone()
+    }
+
+    fn take(&mut self) -> bool {
+        let now = Instant::now();
+        let refill = now.duration_since(self.refilled).as_secs_f64() * self.rate;
+        self.allowance = (self.allowance + refill).min(self.burst);
+        self.refilled = now;
+        if self.allowance < 1.0 {
+            return false;
+        }
+        self.allowance -= 1.0;
+        true
+    }
+
+    fn pass(&self, level: Level, line: &str) {
+        if let Some(log) = &self.log {
+            log.line(level, line);
+        }
+    }
+}
+
+impl From<wit::Level> for Level {
+    fn from(level: wit::Level) -> Self {
+        match level {
+            wit::Level::Debug => Self::Debug,
+            wit::Level::Info => Self::Info,
+            wit::Level::Warn => Self::Warn,
+            wit::Level::Error => Self::Error,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use wasmtime::{
+    Config, OptLevel,
+    component::{Component, HasSelf, Linker},
+};
+
+use super::{
+    admit,
+    bindings::{PhaseModule, PhaseModulePre},
+    cache::Cache,
+    error::ModuleError,
+    limits::Limits,
+    loaded::Module,
+    state::State,
+    ticker::Ticker,
+};
+use crate::base::Digest;
+
+/// Compiles and runs phase modules. One for a process; cheap to clone.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    engine: wasmtime::Engine,
+    linker: Linker<State>,
+    cache: Option<Cache>,
+    limits: Limits,
+    ticker: Ticker,
+}
+
+impl Engine {
+    /// An engine that keeps compiled modules in `cache` (made, for this user only, when first needed). `limits` are for
+    /// loading and describing modules; each call brings its own.
+    pub fn new(cache: Option<Utf8PathBuf>, limits: Limits) -> Result<Self, ModuleError> {
+        Self::try_new(cache, limits).map_err(|error| ModuleError::Host {
+            module: "(any)".to_owned(),
+            message: format!("wasmtime can't be set up: {error}"),
+        })
+    }
+
+    fn try_new(cache: Option<Utf8PathBuf>, limits: Limits) -> wasmtime::Result<Self> {
+        let engine = wasmtime::Engine::new(&config())?;
+        let mut linker = Linker::new(&engine);
+        PhaseModule::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+        let cache = cache.map(|folder| Cache::new(folder, &engine));
+        let ticker = Ticker::new(engine.clone());
+        Ok(Self(Arc::new(Inner { engine, linker, cache, limits, ticker })))
+    }
+
+    /// Loads a module from its file and asks it what it is (once: the answer is kept in the cache).
+    pub async fn load(&self, path: &Utf8Path) -> Result<Module, ModuleError> {
+        let (path, limit) = (path.to_owned(), self.0.limits.module_size);
+        let name = path.to_string();
+        let bytes = blocking(&name, move || read(path, limit)).await?;
+        self.load_bytes(&name, bytes).await
+    }
+
+    /// The same for a module that is in memory already. `name` stands in error messages.
+    pub async fn load_bytes(&self, name: &str, bytes: Vec<u8>) -> Result<Module, ModuleError> {
+        Module::load(self.clone(), name.to_owned(), bytes.into()).await
+    }
+
+    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.0.engine
+    }
+
+    pub(super) fn cache(&self) -> Option<&Cache> {
+        self.0.cache.as_ref()
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(super) fn ticker(&self) -> &Ticker {
+        &self.0.ticker
+    }
+
+    /// Compiles a module, or takes it from the cache, and checks that it fits the world. Takes a while.
+    pub(super) async fn prepare(
+        &self,
+        name: &str,
+        digest: Digest,
+        bytes: Arc<[u8]>,
+    ) -> Result<PhaseModulePre<State>, ModuleError> {
+        let (this, module) = (self.clone(), name.to_owned());
+        blocking(name, move || {
+            let component = this.component(&module, digest, &bytes)?;
+            admit::check_imports(&module, &component)?;
+            let unfit = |error: wasmtime::Error| ModuleError::NotAPhaseModule {
+                module: module.clone(),
+                message: super::text::one_line(&format!("{error:#}"), 500),
+            };
+            let instance = this.0.linker.instantiate_pre(&component).map_err(unfit)?;
+            PhaseModulePre::new(instance).map_err(unfit)
+        })
+        .await
+    }
+
+    fn component(&self, module: &str, digest: Digest, bytes: &[u8]) -> Result<Component, ModuleError> {
+        let engine = &self.0.engine;
+        if let Some(component) = self.cache().and_then(|cache| cache.component(digest, engine)) {
+            return Ok(component);
+        }
+        admit::check_bytes(module, bytes, &self.0.limits)?;
+        let component = Component::from_binary(engine, bytes).map_err(|error| ModuleError::Invalid {
+            module: module.to_owned(),
+            message: super::text::one_line(&format!("{error:#}"), 500),
+        })?;
+        if let Some(cache) = self.cache() {
+            cache.store_component(digest, &component);
+        }
+        Ok(component)
+    }
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        // Epochs stop a module that does not stop by itself, at nearly no cost.
+        .epoch_interruption(true)
+        .wasm_memory64(false)
+        .wasm_multi_memory(false)
+        .wasm_relaxed_simd(false)
+        // The only bits that could differ between two processors.
+        .cranelift_nan_canonicalization(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .max_wasm_stack(1 << 20)
+        // Calls to the host run on the same stack.
+        .async_stack_size(4 << 20);
+    config
+}
+
+fn read(path: Utf8PathBuf, limit: usize) -> Result<Vec<u8>, ModuleError> {
+    use std::io::Read as _;
+    let fail = |source| ModuleError::Read { path: path.clone(), source };
+    let file = std::fs::File::open(&path).map_err(fail)?;
+    let mut bytes = Vec::new();
+    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() > limit {
+        return Err(ModuleError::TooLarge { module: path.to_string(), what: "its file", limit });
+    }
+    Ok(bytes)
+}
+
+/// Runs what would hold up the async runtime on a thread for that.
+async fn blocking<T: Send + 'static>(
+    module: &str,
+    work: impl FnOnce() -> Result<T, ModuleError> + Send + 'static,
+) -> Result<T, ModuleError> {
+    let host = |error: tokio::task::JoinError| ModuleError::Host {
+        module: module.to_owned(),
+        message: error.to_string(),
+    };
+    tokio::task::spawn_blocking(work).await.map_err(host)?
+}

@@ -1,0 +1,90 @@
+use std::sync::Arc;
+
+use jsonschema::Validator;
+use serde_json::Value;
+use tokio::sync::OnceCell;
+
+use super::{
+    bindings::PhaseModulePre,
+    call::{self, Call, Outcome},
+    descriptor::Descriptor,
+    engine::Engine,
+    error::ModuleError,
+    schema::{self, SettingsProblem},
+    state::State,
+};
+use crate::base::Digest;
+
+/// A phase module that was found, checked, and asked what it is.
+pub struct Module {
+    engine: Engine,
+    source: String,
+    digest: Digest,
+    bytes: Arc<[u8]>,
+    descriptor: Descriptor,
+    settings: Validator,
+    prepared: OnceCell<PhaseModulePre<State>>,
+}
+
+impl Module {
+    pub(super) async fn load(engine: Engine, source: String, bytes: Arc<[u8]>) -> Result<Self, ModuleError> {
+        let digest = Digest::of(&bytes);
+        let prepared = OnceCell::new();
+        let descriptor = match engine.cache().and_then(|cache| cache.descriptor(digest)) {
+            Some(descriptor) => descriptor,
+            None => {
+                let module = engine.prepare(&source, digest, bytes.clone()).await?;
+                let descriptor = call::describe(&engine, &source, &module).await?;
+                if let Some(cache) = engine.cache() {
+                    cache.store_descriptor(digest, &descriptor);
+                }
+                drop(prepared.set(module));
+                descriptor
+            }
+        };
+        let settings = schema::compile(&descriptor.settings_schema)
+            .map_err(|message| ModuleError::Descriptor { module: source.clone(), message })?;
+        Ok(Self { engine, source, digest, bytes, descriptor, settings, prepared })
+    }
+
+    /// What it is.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The digest of its file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Where it is from: its file's path.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Checks a step's settings against the module's schema.
+    pub fn check_settings(&self, settings: &Value) -> Result<(), Vec<SettingsProblem>> {
+        schema::check(&self.settings, settings)
+    }
+
+    /// Carries out a phase on a guest.
+    ///
+    /// Refuses, before the guest is touched, when the phase, the grants or the settings don't fit. The module starts afresh at
+    /// every call; when this future is dropped, it ends, and so does its command in the guest.
+    pub async fn run(&self, call: Call) -> Result<Outcome, ModuleError> {
+        call::check(self, &call)?;
+        let prepare = || self.engine.prepare(&self.descriptor.name, self.digest, self.bytes.clone());
+        let module = self.prepared.get_or_try_init(prepare).await?;
+        call::run(&self.engine, &self.descriptor.name, module, call).await
+    }
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Module")
+            .field("name", &self.descriptor.name)
+            .field("source", &self.source)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}

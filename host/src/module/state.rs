@@ -1,0 +1,91 @@
+use std::{sync::Arc, time::Duration};
+
+use wasmtime::{Store, UpdateDeadline, component::ResourceTable};
+
+use super::{
+    capability::{LogGate, OutputBudget},
+    error::{LimitHit, ModuleError},
+    limits::{Limiter, Limits},
+    ticker::TICK,
+};
+use crate::{
+    base::Grants,
+    guest::{Facts, Guest},
+};
+
+/// The guest behind the resource that a module is lent for one call.
+#[allow(unreachable_pub)] // The bindings re-export it.
+pub struct LentGuest {
+    pub(super) guest: Arc<dyn Guest>,
+    pub(super) facts: Facts,
+}
+
+/// What belongs to one call of a module. Thrown away after it.
+pub(super) struct State {
+    pub(super) table: ResourceTable,
+    pub(super) grants: Grants,
+    pub(super) limits: Limits,
+    pub(super) log: LogGate,
+    pub(super) output: OutputBudget,
+    limiter: Limiter,
+    /// Epochs in which the module computed.
+    ticks: u32,
+}
+
+impl State {
+    pub(super) fn new(grants: Grants, limits: Limits, log: LogGate) -> Self {
+        let mut table = ResourceTable::new();
+        // One guest, lent once.
+        table.set_max_capacity(16);
+        Self {
+            table,
+            grants,
+            output: OutputBudget::new(limits.logged_output),
+            limiter: Limiter::new(&limits),
+            limits,
+            log,
+            ticks: 0,
+        }
+    }
+
+    /// A store in which all limits are on.
+    pub(super) fn into_store(self, engine: &wasmtime::Engine) -> Store<Self> {
+        let (host_call_data, cpu_time) = (self.limits.host_call_data, self.limits.cpu_time);
+        let mut store = Store::new(engine, self);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(host_call_data);
+        let allowed = ticks(cpu_time);
+        // Called at most once in an epoch, and only while the module computes: so the time of calls to the host does not
+        // count, however long they take. Yielding lets the runtime's other tasks (and the time-out) go on.
+        store.epoch_deadline_callback(move |mut store| {
+            let state = store.data_mut();
+            state.ticks += 1;
+            if state.ticks > allowed {
+                return Err(wasmtime::Error::new(LimitHit::CpuTime(cpu_time)));
+            }
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        store.set_epoch_deadline(1);
+        store
+    }
+}
+
+fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX - 1)
+}
+
+/// Says why a call into a module failed.
+pub(super) fn blame_error(module: &str, error: &wasmtime::Error, state: &State) -> ModuleError {
+    let module = module.to_owned();
+    if let Some(limit) = error.downcast_ref::<LimitHit>() {
+        return ModuleError::Limit { module, limit: *limit };
+    }
+    // The outer errors are only the backtrace.
+    let message = error.root_cause().to_string();
+    // wasmtime keeps the type of this one to itself.
+    if message.contains("fuel allocated for hostcalls has been exhausted") {
+        return ModuleError::Limit { module, limit: LimitHit::HostCallData(state.limits.host_call_data) };
+    }
+    let message = super::text::one_line(&message, 500);
+    ModuleError::Trapped { module, message, last_line: state.log.last_error() }
+}

@@ -1,0 +1,7 @@
+//! The room as a whole: hostile and simple modules from WebAssembly text, and the three real ones.
+
+mod cache;
+mod calls;
+mod hostile;
+mod plugins;
+mod support;

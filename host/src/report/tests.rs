@@ -1,0 +1,158 @@
+use super::{
+    lines::{Detail, lines},
+    plan_text,
+    summary::{Ended, summary},
+};
+use crate::{
+    base::{Checkpoint, Phase},
+    guest::Stream,
+    plan::{MachinePlan, Operation, Verdict},
+    run::{Event, Failure, Level},
+};
+
+fn plan(verdicts: [Verdict; 3], operations: Vec<Operation>) -> MachinePlan {
+    let checkpoints = Checkpoint::ALL.into_iter().zip(verdicts).collect();
+    MachinePlan { machine: "debian_vs_amd64".into(), checkpoints, operations }
+}
+
+fn phase(phase: Phase) -> Operation {
+    Operation::Phase { phase }
+}
+
+fn restore(checkpoint: Checkpoint) -> Operation {
+    Operation::Restore { checkpoint }
+}
+
+fn create(checkpoint: Checkpoint) -> Operation {
+    Operation::Create { checkpoint }
+}
+
+#[test]
+fn plans() {
+    use Verdict::{Missing, Stale, Unused, Valid};
+    let last = [phase(Phase::Main), phase(Phase::Terminate), Operation::Shutdown];
+    let with = |first: Vec<Operation>| [first, last.to_vec()].concat();
+    let reason = "dependencies: step 1 (debian-apt) changed: packages +wget".to_owned();
+    let above = "it stands on dependencies, which is stale".to_owned();
+    let install = Operation::Install { reason: "its disk 0 changed (1b2c3d4e -> 5f6a7b8c)".into() };
+    let plans = [
+        plan([Valid, Valid, Valid], with(vec![restore(Checkpoint::Init)])),
+        plan(
+            [Valid, Stale(reason), Stale(above)],
+            with(vec![
+                restore(Checkpoint::Clean),
+                phase(Phase::Dependencies),
+                Operation::Discard { checkpoint: Checkpoint::Dependencies },
+                create(Checkpoint::Dependencies),
+            ]),
+        ),
+        plan([Valid, Unused, Missing], with(vec![restore(Checkpoint::Clean), phase(Phase::Init)])),
+        plan([Missing, Missing, Missing], with(vec![install, Operation::Startup, create(Checkpoint::Clean)])),
+        plan([Valid, Valid, Valid], vec![]),
+    ];
+    let texts: Vec<_> = plans.iter().map(plan_text).collect();
+    insta::assert_snapshot!("plans", texts.join("\n"));
+}
+
+/// A run of two machines: one passes, one fails in a step.
+fn events() -> Vec<Event> {
+    let (good, bad) = (|| "debian_vs_amd64".to_owned(), || "Arch-Linux_amd64".to_owned());
+    let begin = |machine: String, operation| Event::OperationStarted { machine, operation };
+    let end = |machine: String, operation, seconds| Event::OperationFinished { machine, operation, seconds };
+    let install = || Operation::Install { reason: "it does not exist".into() };
+    let step = |machine, name: &str| Event::StepStarted {
+        machine,
+        phase: Phase::Main,
+        index: 1,
+        count: 2,
+        name: name.to_owned(),
+    };
+    let log = |level, line: &str| Event::Log { machine: good(), level, line: line.into() };
+    let output = |machine, stream, line: &str| Event::Output { machine, stream, line: line.into() };
+    let finished = |name: &str, changed, summary: &str, seconds| Event::StepFinished {
+        machine: good(),
+        phase: Phase::Main,
+        index: 1,
+        name: name.into(),
+        changed,
+        summary: summary.into(),
+        seconds,
+    };
+    let failure = Failure {
+        during: "main".into(),
+        step: Some("Build".into()),
+        causes: vec![
+            "step `Build` failed".into(),
+            "`make` ended with exit status 2:\nmake: *** No rule to make target 'all'.  Stop.".into(),
+        ],
+        help: Some("look at its console: virsh console 'Arch-Linux_amd64'".into()),
+        last_output: vec!["checking for cc... cc".into(), "make: *** No rule to make target 'all'.".into()],
+    };
+    vec![
+        Event::RunStarted { project: "p".into(), plans: vec![] },
+        Event::MachineStarted { machine: good() },
+        begin(good(), restore(Checkpoint::Init)),
+        Event::MachineStarted { machine: bad() },
+        begin(bad(), install()),
+        Event::Progress { machine: bad(), message: "disk 0: 40 of 120 MB".into() },
+        end(good(), restore(Checkpoint::Init), 1.24),
+        begin(good(), phase(Phase::Main)),
+        step(good(), "Run the tests"),
+        output(good(), Stream::Stdout, "42 passed"),
+        log(Level::Debug, "exec make check"),
+        log(Level::Info, "all tests were run"),
+        log(Level::Warn, "2 were slow"),
+        log(Level::Error, "1 was very slow"),
+        finished("Run the tests", true, "42 tests", 12.0),
+        finished("Clean up", false, "", 0.04),
+        end(good(), phase(Phase::Main), 12.3),
+        end(bad(), install(), 8.0),
+        begin(bad(), phase(Phase::Main)),
+        step(bad(), "Build"),
+        output(bad(), Stream::Stdout, "checking for cc... cc"),
+        output(bad(), Stream::Stderr, "make: *** No rule to make target 'all'."),
+        Event::OperationFailed { machine: bad(), failure: failure.clone() },
+        begin(good(), Operation::Shutdown),
+        end(good(), Operation::Shutdown, 2.5),
+        Event::MachineFinished { machine: good(), failure: None, seconds: 16.1 },
+        Event::MachineFinished { machine: bad(), failure: Some(failure), seconds: 63.0 },
+        Event::RunFinished { passed: 1, failed: 1, seconds: 63.2 },
+    ]
+}
+
+fn shown(detail: Detail) -> String {
+    events().iter().flat_map(|event| lines(event, detail)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn lines_of_a_run() {
+    insta::assert_snapshot!("lines", shown(Detail { verbose: false }));
+    insta::assert_snapshot!("lines_verbose", shown(Detail { verbose: true }));
+}
+
+#[test]
+fn summary_of_a_run() {
+    let ended = |event| match event {
+        Event::MachineFinished { machine, failure, seconds } => Some(Ended { machine, failure, seconds }),
+        _ => None,
+    };
+    let mut machines: Vec<_> = events().into_iter().filter_map(ended).collect();
+    let failure = Failure {
+        during: "lock".into(),
+        step: None,
+        causes: vec!["another farmhand works on third at the moment; wait until it is done".into()],
+        help: None,
+        last_output: vec![],
+    };
+    machines.push(Ended { machine: "third".into(), failure: Some(failure), seconds: 0.0 });
+    insta::assert_snapshot!("summary", summary(&machines, 63.2).join("\n"));
+}
+
+#[test]
+fn events_are_one_json_object_a_line_and_come_back() {
+    let text: Vec<_> = events().iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+    assert!(text.iter().all(|line| !line.contains('\n')));
+    let back: Vec<Event> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(back, events());
+    insta::assert_snapshot!("json", text.join("\n"));
+}

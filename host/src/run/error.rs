@@ -1,0 +1,120 @@
+use std::time::Duration;
+
+use crate::{
+    base::Problem,
+    guest::GuestError,
+    hypervisor::{HypervisorError, domain_xml::DomainXmlError},
+    module::ModuleError,
+    run::lock::LockError,
+    run::storage::StorageError,
+};
+
+/// Why an operation on a machine failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The hypervisor refused something.
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    /// The guest can't be reached, or refused something.
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    /// Images or disks.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The machine's lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// A step's phase module failed.
+    #[error("step `{step}` failed")]
+    Step {
+        /// The step's name.
+        step: String,
+        /// Why.
+        source: Box<ModuleError>,
+    },
+    /// The template gives XML that farmhand can't put its own metadata into.
+    #[error(transparent)]
+    DomainXml(#[from] DomainXmlError),
+    /// The domain XML can't be made.
+    #[error("{0}")]
+    Definition(Box<Problem>),
+    /// The machine's domain is gone.
+    #[error("the hypervisor has no domain `{0}` any more")]
+    NoDomain(String),
+    /// The domain forwards no port to the guest's SSH server.
+    #[error("the domain `{0}` forwards no port to the guest's port 22, so there is no way to it")]
+    NoWay(String),
+    /// No port on loopback is free.
+    #[error("no TCP port on 127.0.0.1 between {first} and {last} is free for SSH to the machine")]
+    NoPort {
+        /// The first port that was tried.
+        first: u16,
+        /// The last.
+        last: u16,
+    },
+    /// The machine was started and does not answer.
+    #[error("the machine does not answer: neither its guest agent nor its SSH server did within {} s", waited.as_secs())]
+    NoAnswer {
+        /// How long it was waited for.
+        waited: Duration,
+        /// How often it was reset meanwhile.
+        resets: u32,
+    },
+    /// A bug in farmhand.
+    #[error("farmhand itself failed, please report it: {0}")]
+    Panic(String),
+    /// The hypervisor can't run machines of this kind.
+    #[error("the hypervisor can't run {wanted} machines; it runs {available}")]
+    Unsupported {
+        /// Architecture and domain type that are wanted.
+        wanted: String,
+        /// What it runs.
+        available: String,
+    },
+}
+
+impl RunError {
+    /// What to do about it, where that is known.
+    pub(super) fn help(&self, machine: &str) -> Option<String> {
+        Some(match self {
+            Self::NoAnswer { .. } => {
+                format!(
+                    "look at its console: virsh console '{machine}'; `connection_timeout` in farm.yaml says how long to wait"
+                )
+            }
+            Self::Guest(GuestError::LoginRefused { .. }) => {
+                "check vm.metadata.auth in the platform's definition (user, password, ssh_key)".to_owned()
+            }
+            Self::Guest(GuestError::BecomeRefused { .. }) => {
+                "check become_method and become_password under vm.metadata.auth in the platform's definition"
+                    .to_owned()
+            }
+            Self::Guest(GuestError::HostKeyChanged { .. }) => {
+                format!(
+                    "if you know why the key changed, install the machine anew: farmhand up --fresh '{machine}'"
+                )
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// An error's message and those of its causes, outermost first, without repetitions.
+pub(super) fn causes(error: &dyn std::error::Error) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    for error in std::iter::successors(Some(error), |error| error.source()) {
+        let text = error.to_string();
+        if causes.last().is_none_or(|last| !last.contains(&text)) {
+            causes.push(text);
+        }
+    }
+    causes
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without a message").to_owned()
+}

@@ -1,0 +1,165 @@
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::Phase,
+    guest::Stream,
+    plan::{MachinePlan, Operation},
+};
+
+/// Something that happened in a run. Events are the only way from a run to the outside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Event {
+    /// The run begins.
+    RunStarted {
+        /// The project's id.
+        project: String,
+        /// What will be done with each machine.
+        plans: Vec<MachinePlan>,
+    },
+    /// Work on a machine begins.
+    MachineStarted {
+        /// Its name.
+        machine: String,
+    },
+    /// An operation begins.
+    OperationStarted {
+        /// The machine's name.
+        machine: String,
+        /// What is done.
+        #[serde(flatten)]
+        operation: Operation,
+    },
+    /// An operation goes on: for those that can take long.
+    Progress {
+        /// The machine's name.
+        machine: String,
+        /// What is being done or waited for.
+        message: String,
+    },
+    /// An operation ended well.
+    OperationFinished {
+        /// The machine's name.
+        machine: String,
+        /// What was done.
+        #[serde(flatten)]
+        operation: Operation,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// A step of a phase begins.
+    StepStarted {
+        /// The machine's name.
+        machine: String,
+        /// The phase.
+        phase: Phase,
+        /// The step's place in the phase, from 1.
+        index: usize,
+        /// How many steps the phase has.
+        count: usize,
+        /// The step's name.
+        name: String,
+    },
+    /// A step ended well.
+    StepFinished {
+        /// The machine's name.
+        machine: String,
+        /// The phase.
+        phase: Phase,
+        /// The step's place in the phase, from 1.
+        index: usize,
+        /// The step's name.
+        name: String,
+        /// Whether it changed the guest.
+        changed: bool,
+        /// What it did, in one line.
+        summary: String,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// A line that a command in the guest wrote.
+    Output {
+        /// The machine's name.
+        machine: String,
+        /// To which stream.
+        stream: Stream,
+        /// The line, without control codes.
+        line: String,
+    },
+    /// A line that a phase module, or farmhand itself, has to say about a machine.
+    Log {
+        /// The machine's name.
+        machine: String,
+        /// How important it is.
+        level: Level,
+        /// The line, without control codes.
+        line: String,
+    },
+    /// An operation failed. What follows it is left out, but for `terminate` and `shutdown`.
+    OperationFailed {
+        /// The machine's name.
+        machine: String,
+        /// What was tried, and why it failed.
+        #[serde(flatten)]
+        failure: Failure,
+    },
+    /// Work on a machine ended.
+    MachineFinished {
+        /// Its name.
+        machine: String,
+        /// The first thing that failed, if anything did.
+        failure: Option<Failure>,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// The run ended.
+    RunFinished {
+        /// How many machines passed.
+        passed: usize,
+        /// How many failed.
+        failed: usize,
+        /// How long it took.
+        seconds: f64,
+    },
+}
+
+/// How important a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// For authors of modules.
+    Debug,
+    /// For everybody.
+    Info,
+    /// Something may be wrong.
+    Warn,
+    /// Something is wrong.
+    Error,
+}
+
+/// Why a machine failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What was being done, e.g. `dependencies`; `lock` when another run works on the machine.
+    pub during: String,
+    /// The step that failed, when it was a phase.
+    pub step: Option<String>,
+    /// What is wrong: the error and its causes, outermost first.
+    pub causes: Vec<String>,
+    /// What to do about it.
+    pub help: Option<String>,
+    /// The last lines that commands in the guest wrote before it.
+    pub last_output: Vec<String>,
+}
+
+/// Takes a run's events. Called from many tasks at once; it must not block.
+pub trait EventSink: Send + Sync {
+    /// Takes one event.
+    fn emit(&self, event: Event);
+}
+
+impl<F: Fn(Event) + Send + Sync> EventSink for F {
+    fn emit(&self, event: Event) {
+        self(event);
+    }
+}

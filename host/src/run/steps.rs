@@ -1,0 +1,125 @@
+//! Phases: the steps of one phase, one after the other.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use super::{Event, EventSink, Level, MachineJob, RunError, Site};
+use crate::{
+    base::Phase,
+    guest::{Facts, Guest, Stream},
+    module::{self, Call, Context, Limits, ModuleLog},
+};
+
+/// How many lines of output a failure shows.
+const LAST_OUTPUT: usize = 20;
+
+/// Carries out a phase.
+pub(super) async fn run_phase(
+    site: &Site,
+    job: &MachineJob,
+    phase: Phase,
+    guest: &Arc<dyn Guest>,
+    facts: &Facts,
+    output: &Arc<LastOutput>,
+) -> Result<(), RunError> {
+    let machine = &job.machine;
+    let steps = job.steps.of(phase);
+    for (index, step) in steps.iter().enumerate() {
+        let index = index + 1;
+        let name = step.step.name.clone();
+        site.events.emit(Event::StepStarted {
+            machine: machine.name.clone(),
+            phase,
+            index,
+            count: steps.len(),
+            name: name.clone(),
+        });
+        let begun = Instant::now();
+        output.clear();
+        let call = Call {
+            context: Context {
+                phase,
+                platform: machine.platform().to_owned(),
+                target: machine.target().to_owned(),
+                machine: machine.name.clone(),
+                settings: step.step.with.clone(),
+                r#become: step.step.r#become,
+            },
+            guest: guest.clone(),
+            facts: facts.clone(),
+            grants: step.grants.clone(),
+            log: Arc::new(MachineLog {
+                machine: machine.name.clone(),
+                events: site.events.clone(),
+                last_output: output.clone(),
+            }),
+            limits: Limits::default(),
+            timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),
+        };
+        let outcome = step
+            .module
+            .run(call)
+            .await
+            .map_err(|source| RunError::Step { step: name.clone(), source: Box::new(source) })?;
+        site.events.emit(Event::StepFinished {
+            machine: machine.name.clone(),
+            phase,
+            index,
+            name,
+            changed: outcome.changed,
+            summary: outcome.summary,
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+    }
+    Ok(())
+}
+
+/// Turns what a module has to say into events.
+struct MachineLog {
+    machine: String,
+    events: Arc<dyn EventSink>,
+    last_output: Arc<LastOutput>,
+}
+
+impl ModuleLog for MachineLog {
+    fn line(&self, level: module::Level, text: &str) {
+        let level = match level {
+            module::Level::Debug => Level::Debug,
+            module::Level::Info => Level::Info,
+            module::Level::Warn => Level::Warn,
+            module::Level::Error => Level::Error,
+        };
+        self.events.emit(Event::Log { machine: self.machine.clone(), level, line: text.to_owned() });
+    }
+
+    fn output(&self, stream: Stream, line: &str) {
+        self.last_output.push(line);
+        self.events.emit(Event::Output { machine: self.machine.clone(), stream, line: line.to_owned() });
+    }
+}
+
+/// The last lines that commands in a guest wrote.
+#[derive(Default)]
+pub(super) struct LastOutput(Mutex<VecDeque<String>>);
+
+impl LastOutput {
+    fn push(&self, line: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LAST_OUTPUT {
+            lines.pop_front();
+        }
+        lines.push_back(line.to_owned());
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The lines, oldest first.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}

@@ -1,0 +1,83 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use camino::Utf8PathBuf;
+use indexmap::IndexMap;
+
+use crate::{
+    base::Digest,
+    farm::Machine,
+    image::{Format, ImageError},
+};
+
+/// A file that a machine is made from, fetched and verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// Where it is.
+    pub path: Utf8PathBuf,
+    /// What it is.
+    pub digest: Digest,
+    /// Its format, if it is a disk image.
+    pub format: Option<Format>,
+}
+
+/// Is told what goes on.
+pub type ProgressInWords = Arc<dyn Fn(String) + Send + Sync>;
+
+/// Images and disks of machines.
+#[async_trait]
+pub trait Storage: Send + Sync {
+    /// The digests of a machine's files, by their names in [`Machine::resources`], as far as they are known without reading
+    /// them.
+    fn known(&self, machine: &Machine) -> IndexMap<String, Option<Digest>>;
+
+    /// The same, but files of this host that changed since they were last read are read again. The network is not asked.
+    async fn identify(&self, machine: &Machine) -> IndexMap<String, Option<Digest>>;
+
+    /// Fetches and verifies all of a machine's files. `progress` is told what goes on, in words.
+    async fn fetch(
+        &self,
+        machine: &Machine,
+        progress: ProgressInWords,
+    ) -> Result<IndexMap<String, Fetched>, StorageError>;
+
+    /// Makes a machine's disks: overlays on its fetched images, in the order of its disks. Those that it had are replaced.
+    async fn create_disks(
+        &self,
+        machine: &Machine,
+        fetched: &IndexMap<String, Fetched>,
+    ) -> Result<Vec<Utf8PathBuf>, StorageError>;
+
+    /// Removes a machine's disks. Does nothing when there are none.
+    async fn remove_disks(&self, machine: &str) -> Result<(), StorageError>;
+}
+
+/// Why images or disks can't be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// An image can't be fetched, or is not what it should be.
+    #[error("can't get its {name}")]
+    Fetch {
+        /// Which: its name in [`Machine::resources`].
+        name: String,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// A disk can't be made.
+    #[error("can't make the disk {path}")]
+    Disk {
+        /// Its file.
+        path: Utf8PathBuf,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// The machine's folder can't be made or removed.
+    #[error("can't prepare the folder {path}")]
+    Folder {
+        /// The folder.
+        path: Utf8PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}

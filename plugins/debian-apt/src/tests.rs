@@ -1,0 +1,135 @@
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use farmhand_sdk::testing::{Script, context};
+use serde_json::json;
+
+use super::*;
+
+const BASH: &str = "bash\tamd64\t5.2\tinstalled\n";
+
+fn dpkg(guest: &Script, list: &str) {
+    guest.expect(["dpkg-query", "…"]).as_root().stdout(list);
+}
+
+fn run(guest: &Script, settings: serde_json::Value) -> Result<Outcome, Failure> {
+    guest.run_module::<DebianApt>(&context().as_root(), settings)
+}
+
+#[test]
+fn installed_packages_are_left_alone() {
+    let guest = Script::new();
+    dpkg(&guest, BASH);
+    dpkg(&guest, BASH);
+    let outcome = run(&guest, json!({ "packages": ["bash", "bash=5.2", "bash:amd64"] })).unwrap();
+    assert_eq!(outcome, Outcome::unchanged("nothing to do"));
+}
+
+#[test]
+fn missing_packages_are_installed() {
+    let guest = Script::new();
+    dpkg(&guest, &format!("{BASH}curl\tamd64\t7.88\tconfig-files\n"));
+    guest.expect(["apt-get", "-y", "-q", "…", "install", "--", "curl"]).as_root().check(|command| {
+        assert!(command.env.contains(&("DEBIAN_FRONTEND".to_owned(), "noninteractive".to_owned())));
+        assert!(command.log_output);
+    });
+    dpkg(
+        &guest,
+        &format!("{BASH}curl\tamd64\t7.88.1-10\tinstalled\nlibcurl4\tamd64\t7.88.1-10\tinstalled\n"),
+    );
+    let outcome = run(&guest, json!({ "packages": ["bash", "curl"] })).unwrap();
+    assert_eq!(outcome, Outcome::changed("installed curl 7.88.1-10, libcurl4 7.88.1-10"));
+}
+
+#[test]
+fn another_version_is_installed() {
+    let guest = Script::new();
+    dpkg(&guest, BASH);
+    guest.expect(["apt-get", "…", "--allow-downgrades", "install", "--", "bash=5.1"]).as_root();
+    dpkg(&guest, "bash\tamd64\t5.1\tinstalled\n");
+    assert_eq!(
+        run(&guest, json!({ "packages": ["bash=5.1"] })).unwrap(),
+        Outcome::changed("upgraded bash 5.1")
+    );
+}
+
+#[test]
+fn absent_packages_are_removed_once() {
+    let guest = Script::new();
+    dpkg(&guest, BASH);
+    guest.expect(["apt-get", "…", "remove", "--", "bash"]).as_root();
+    dpkg(&guest, "");
+    let outcome = run(&guest, json!({ "packages": ["bash", "never-there"], "state": "absent" })).unwrap();
+    assert_eq!(outcome, Outcome::changed("removed bash"));
+}
+
+#[test]
+fn upgrade_without_news_changes_nothing() {
+    for (upgrade, command) in
+        [(json!(true), "upgrade"), (json!("yes"), "upgrade"), (json!("dist"), "dist-upgrade")]
+    {
+        let guest = Script::new();
+        dpkg(&guest, BASH);
+        guest.expect(["apt-get", "…", "update"]).as_root();
+        guest.expect(["apt-get", "…", command]).as_root();
+        dpkg(&guest, BASH);
+        assert!(!run(&guest, json!({ "update": true, "upgrade": upgrade })).unwrap().changed);
+    }
+}
+
+#[test]
+fn fresh_lists_are_not_updated() {
+    let lists = |times: &str| format!("1000\n{times}");
+    let fresh = "1.0 lists\n950.5 partial\n20.0 mirror_Packages.lz4\n";
+    let old = "1.0 lists\n900.0 partial\n999.0 mirror_Packages.lz4\n";
+    let empty = "999.0 lists\n999.0 partial\n";
+    let future = "1.0 lists\n2000.0 partial\n20.0 mirror_Packages.lz4\n";
+    for (times, updates) in [(fresh, false), (old, true), (empty, true), (future, true), ("", true)] {
+        let guest = Script::new();
+        dpkg(&guest, BASH);
+        guest.expect(["sh", "-c", lists::QUERY]).as_root().stdout(lists(times));
+        if updates {
+            guest.expect(["apt-get", "…", "update"]).as_root();
+        }
+        dpkg(&guest, BASH);
+        run(&guest, json!({ "update": true, "cache_valid_time": 60 })).unwrap();
+    }
+}
+
+#[test]
+fn a_failure_says_command_status_and_last_words() {
+    let guest = Script::new();
+    dpkg(&guest, BASH);
+    guest
+        .expect(["apt-get", "…"])
+        .as_root()
+        .exits(100)
+        .stdout("Reading package lists...\n")
+        .stderr("E: Unable to locate package culr\n");
+    let Err(Failure::CommandFailed(text)) = run(&guest, json!({ "packages": ["culr"] })) else {
+        panic!("it must fail");
+    };
+    assert!(text.starts_with("`apt-get -y -q"), "{text}");
+    assert!(
+        text.contains("install -- culr` exited with status 100\nE: Unable to locate package culr"),
+        "{text}"
+    );
+}
+
+#[test]
+fn without_root_it_says_what_to_do() {
+    let guest = Script::new();
+    guest.expect(["dpkg-query", "…"]).stdout(BASH);
+    guest.expect(["apt-get", "…"]).exits(100).stderr("E: Could not open lock file (13: Permission denied)\n");
+    let failure = guest.run_module::<DebianApt>(&context(), json!({ "packages": ["curl"] })).unwrap_err();
+    assert!(
+        matches!(failure, Failure::CommandFailed(text) if text.ends_with("give the step `become: true`"))
+    );
+}
+
+#[test]
+fn what_apt_would_take_for_something_else_is_refused() {
+    for name in ["bash-", "-oX=y"] {
+        let failure = run(&Script::new(), json!({ "packages": [name] })).unwrap_err();
+        assert!(matches!(failure, Failure::InvalidSettings(_)), "{failure:?}");
+    }
+}

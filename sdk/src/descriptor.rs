@@ -1,0 +1,75 @@
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::{Capability, Context, Failure, Guest, Outcome, Phase};
+
+/// A phase module. [`phase_module!`](crate::phase_module) makes it the one of its crate.
+pub trait PhaseModule {
+    /// The step's settings (`with:`). farmhand checks them against their schema before it calls the module; doc comments
+    /// on the fields become the schema's descriptions. Use `#[serde(deny_unknown_fields)]`, so that a mistyped setting is
+    /// found.
+    type Settings: DeserializeOwned + JsonSchema;
+
+    /// Says what the module is. Called with nothing granted.
+    fn describe() -> Descriptor;
+
+    /// Carries out a phase on a guest. Should do nothing, and say so, when there is nothing to do.
+    fn run(context: &Context, settings: Self::Settings, guest: &Guest<'_>) -> Result<Outcome, Failure>;
+}
+
+/// What a module is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Descriptor {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) summary: String,
+    pub(crate) provides: Vec<String>,
+    pub(crate) platforms: Vec<String>,
+    pub(crate) phases: Vec<Phase>,
+    pub(crate) capabilities: Vec<(Capability, String)>,
+}
+
+impl Descriptor {
+    /// A module for any platform and any phase that asks for nothing. `name` is lower-case letters, digits and `-`;
+    /// `version` a semantic version; `summary` one line.
+    pub fn new(name: impl Into<String>, version: impl Into<String>, summary: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            version: version.into(),
+            summary: summary.into(),
+            provides: Vec::new(),
+            platforms: Vec::new(),
+            phases: Vec::new(),
+            capabilities: Vec::new(),
+        }
+    }
+
+    /// Adds a name under which steps can use it (`uses: package`), beside its own.
+    #[must_use]
+    pub fn provides(mut self, name: impl Into<String>) -> Self {
+        self.provides.push(name.into());
+        self
+    }
+
+    /// Claims platforms: exact names or globs (`debian*`), matched with the platform's name, then with `ID` and `ID_LIKE`
+    /// of the guest's os-release(5).
+    #[must_use]
+    pub fn platforms(mut self, globs: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.platforms.extend(globs.into_iter().map(Into::into));
+        self
+    }
+
+    /// Restricts it to some phases.
+    #[must_use]
+    pub fn phases(mut self, phases: impl IntoIterator<Item = Phase>) -> Self {
+        self.phases.extend(phases);
+        self
+    }
+
+    /// Asks for a capability without which it can't work. The reason is one sentence, shown to the operator.
+    #[must_use]
+    pub fn asks_for(mut self, capability: Capability, reason: impl Into<String>) -> Self {
+        self.capabilities.push((capability, reason.into()));
+        self
+    }
+}

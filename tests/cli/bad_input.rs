@@ -1,0 +1,60 @@
+//! A folder a mistake: the farm in it, and what farmhand says about it.
+
+use std::{path::Path, process::Command};
+
+/// Runs `farmhand plan` on every farm below `bad/`, with a hypervisor that must not be reached.
+#[test]
+fn bad_input_is_explained_and_nothing_is_touched() {
+    let mut count = 0;
+    let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/modules");
+    assert!(
+        modules.join("shell.wasm").is_file(),
+        "the phase modules are not built: run `make modules` first"
+    );
+    insta::glob!("bad/*/farm.yaml", |farm| {
+        count += 1;
+        let home = tempfile::tempdir().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_farmhand"))
+            .args(["--connect", "test:///never-reached", "plan"])
+            .current_dir(farm.parent().unwrap())
+            .env("FARMHAND_HOME", home.path())
+            .env("FARMHAND_MODULES", &modules)
+            .env("NO_COLOR", "1")
+            .env("COLUMNS", "100")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", farm.display());
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{}", farm.display());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let root = farm.parent().unwrap().canonicalize().unwrap();
+        let text =
+            stderr.replace(root.to_str().unwrap(), "FARM").replace(modules.to_str().unwrap(), "MODULES");
+        let target = Path::new(env!("CARGO_BIN_EXE_farmhand")).parent().unwrap().parent().unwrap();
+        let text = text.replace(target.to_str().unwrap(), "TARGET");
+        let name = root.file_name().unwrap().to_str().unwrap().to_owned();
+        insta::with_settings!({ prepend_module_to_snapshot => false, snapshot_suffix => "" }, {
+            insta::assert_snapshot!(name, text);
+        });
+    });
+    assert!(count >= 30, "only {count} folders were found");
+}
+
+/// A farm without mistakes on a hypervisor that is not there.
+#[test]
+fn hypervisor_that_does_not_answer_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let farm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/02-vm-provisioning");
+    let uri = "qemu+tcp://127.0.0.1:1/system";
+    for command in ["plan", "up", "status", "destroy"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_farmhand"))
+            .args(["--connect", uri, command, "--farm"])
+            .arg(&farm)
+            .env("FARMHAND_HOME", home.path())
+            .env("FARMHAND_MODULES", Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/modules"))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(&format!("can't connect to hypervisor {uri}")), "{command}: {stderr}");
+    }
+}

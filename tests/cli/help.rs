@@ -1,0 +1,34 @@
+//! `--help` of every command.
+
+use std::process::Command;
+
+#[test]
+fn help_of_every_command() {
+    for command in [
+        "",
+        "up",
+        "plan",
+        "machines",
+        "status",
+        "ssh",
+        "snapshot",
+        "snapshot list",
+        "snapshot revert",
+        "snapshot delete",
+        "destroy",
+        "module",
+        "module build",
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_farmhand"))
+            .args(command.split_whitespace())
+            .arg("--help")
+            .env("COLUMNS", "100")
+            .env_remove("FARMHAND_FARM")
+            .env_remove("FARMHAND_CONNECT")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{command}");
+        let name = format!("help {command}").trim_end().replace(' ', "-");
+        insta::assert_snapshot!(name, String::from_utf8(output.stdout).unwrap());
+    }
+}

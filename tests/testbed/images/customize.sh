@@ -1,0 +1,25 @@
+#!/bin/sh
+# mmdebstrap customize hook: what needs the root file system to be alive (a chroot
+# and apt's index), before it becomes a tar. $1 is the root directory.
+set -eu
+root=$1
+
+chroot "$root" useradd --create-home --shell /bin/bash tester
+printf 'tester:tester\nroot:toor\n' | chroot "$root" chpasswd
+chroot "$root" systemctl -q enable systemd-networkd.service
+
+# Packages that are not installed here but used to put the images together: those of the
+# stand-in for Arch Linux, the kernel, and the shell of the initrd. They leave in the tar.
+fetch() {
+    into=$1
+    shift
+    mkdir -p "$root/debs/$into/partial"
+    APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq -y --no-install-recommends --download-only \
+        -o Dir::Cache::archives="$root/debs/$into" install "$@"
+}
+fetch arch pacman-package-manager sudo
+fetch repack wget curl tree
+fetch kernel linux-image-cloud-amd64 busybox-static
+
+# A guest under emulation needs many seconds to build this cache from the index.
+chroot "$root" apt-cache -q gencaches >/dev/null

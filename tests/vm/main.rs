@@ -1,0 +1,10 @@
+//! Whole runs with real machines: the promises of the README. Needs libvirt, and the images of `tests/testbed`.
+//!
+//! Each story has a farm and a `FARMHAND_HOME` of its own, with machines of names that nobody else has, and leaves nothing
+//! behind, also when it fails.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod farm;
+mod lifecycle;
+mod wrong_images;
