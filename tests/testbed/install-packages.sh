@@ -131,6 +131,9 @@ if [ -n "$rust" ]; then
         curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
             sh -s -- -y --quiet --profile minimal --default-toolchain none
     fi
-    # Reads rust-toolchain.toml and fetches what it names.
-    (cd "$repo" && rustup show >/dev/null && cargo --version >/dev/null)
+    case $rust in
+        *" for "*) rustup target add --toolchain "$toolchain" "$targets" ;;
+        # Reads rust-toolchain.toml and fetches what it names; before rustup 1.28 any command of a toolchain did.
+        *) (cd "$repo" && { rustup toolchain install || cargo --version; } >/dev/null) ;;
+    esac
 fi

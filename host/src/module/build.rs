@@ -92,7 +92,9 @@ fn cargo() -> Command {
 /// Runs cargo and gives its standard output.
 async fn run(mut command: Command) -> Result<Vec<u8>, BuildError> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
-    let output = command.output().await.map_err(|error| BuildError::Cargo(error.to_string()))?;
+    // Not `output()`: that would take standard error too.
+    let running = command.spawn().map_err(|error| BuildError::Cargo(error.to_string()))?;
+    let output = running.wait_with_output().await.map_err(|error| BuildError::Cargo(error.to_string()))?;
     if output.status.success() {
         Ok(output.stdout)
     } else {

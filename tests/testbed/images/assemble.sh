@@ -94,11 +94,12 @@ mask=(
     systemd-networkd-wait-online.service systemd-network-generator.service
 )
 for unit in "${mask[@]}"; do ln -sf /dev/null "$units/$unit"; done
-mkdir -p "$root/etc/systemd/system-generators" "$units/sysinit.target.wants"
+mkdir -p "$root/etc/systemd/system-generators"
 for generator in cryptsetup getty gpt-auto hibernate-resume integritysetup rc-local run system-update sysv veritysetup; do
     ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
 done
-ln -s ../resolv-conf.path "$units/sysinit.target.wants/"
+mkdir -p "$units/systemd-networkd.service.wants"
+ln -s ../resolv-conf.service "$units/systemd-networkd.service.wants/"
 # Without systemd-user-sessions nothing would take this barrier to logins away again.
 ln -s /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
 # The message of the day runs a script at every login.
