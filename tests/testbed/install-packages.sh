@@ -33,7 +33,7 @@ others=(passt dnsmasq-base tini openssh-client openssh-server sudo busybox procp
     # a Rust build with C libraries
     gcc make pkg-config curl git ca-certificates
     # the images
-    mmdebstrap debian-archive-keyring uidmap fakeroot kmod e2fsprogs xz-utils zstd
+    mmdebstrap debian-archive-keyring dpkg-dev uidmap fakeroot kmod e2fsprogs xz-utils zstd
     libarchive-tools pacman-package-manager makepkg)
 
 # missing NAME...: those of the packages that are not installed.

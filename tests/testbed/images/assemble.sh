@@ -119,7 +119,7 @@ echo arch >"$root/etc/hostname"
 # Whoever looks for apt to tell the system by must not find it.
 mkdir -p "$root/usr/lib/debian"
 mv "$root"/usr/bin/{apt,apt-*,dpkg,dpkg-*} "$root/usr/lib/debian/"
-rm -rf "$root"/etc/apt "$root"/var/lib/apt "$root"/var/cache/apt "$root"/etc/cron*/*
+rm -rf "$root"/srv/apt "$root"/etc/apt "$root"/var/lib/apt "$root"/var/cache/apt "$root"/etc/cron*/*
 install -m 644 "$here/pacman.conf" "$root/etc/pacman.conf"
 mkdir -p "$root/srv/pacman" "$root/var/lib/pacman" "$root/var/cache/pacman/pkg"
 cp -r --no-preserve=ownership "$work/core" "$root/srv/pacman/core"

@@ -21,5 +21,16 @@ fetch arch pacman-package-manager sudo
 fetch repack wget curl tree
 fetch kernel linux-image-cloud-amd64 busybox-static
 
+# What the tests install lies in the image too: they need neither the mirror nor a name server.
+# This source comes first, so that apt takes a package from here that the mirror also has.
+install -d "$root/srv/apt"
+cp "$root"/debs/repack/*.deb "$root/srv/apt/"
+(cd "$root/srv/apt" && dpkg-scanpackages . 2>/dev/null >Packages)
+sed -i '1i deb [trusted=yes] file:/srv/apt ./' "$root/etc/apt/sources.list"
+printf 'deb [trusted=yes] file:/srv/apt ./\n' >"$root/tmp/only.list"
+chroot "$root" apt-get -qq update -o Dir::Etc::sourcelist=/tmp/only.list -o Dir::Etc::sourceparts=- \
+    -o APT::Get::List-Cleanup=0
+rm "$root/tmp/only.list"
+
 # A guest under emulation needs many seconds to build this cache from the index.
 chroot "$root" apt-cache -q gencaches >/dev/null
