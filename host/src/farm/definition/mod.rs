@@ -18,10 +18,10 @@ use crate::base::{Problem, Problems, SourceFile};
 
 /// Definitions that every farm has, unless it has files of the same names.
 const BUILT_IN: [(&str, &str); 4] = [
-    ("targets/amd64.yaml", include_str!("builtin/targets/amd64.yaml")),
-    ("targets/arm64.yaml", include_str!("builtin/targets/arm64.yaml")),
-    ("targets/kvm.yaml", include_str!("builtin/targets/kvm.yaml")),
-    ("platforms/defaults.yaml", include_str!("builtin/platforms/defaults.yaml")),
+    ("targets/amd64.yaml", include_str!("../builtin/targets/amd64.yaml")),
+    ("targets/arm64.yaml", include_str!("../builtin/targets/arm64.yaml")),
+    ("targets/kvm.yaml", include_str!("../builtin/targets/kvm.yaml")),
+    ("platforms/defaults.yaml", include_str!("../builtin/platforms/defaults.yaml")),
 ];
 
 /// The definition files of one farm. Each is read and parsed once.
