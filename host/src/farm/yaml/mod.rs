@@ -1,21 +1,25 @@
-//! YAML with places: every value can be found again in its file.
+//! YAML with places: every value knows where it stands in its file.
 
-use std::ops::Range;
+mod load;
+mod node;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod written;
 
-use saphyr::{LoadableYamlNode, MarkedYaml, YamlData};
+use std::{ops::Range, sync::Arc};
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+pub(super) use load::load;
+pub(super) use node::{Data, Entry, Limits, Node, Place};
 
 use crate::base::{Problem, SourceFile};
 
 /// Reads a whole file as one value. Anchors, aliases and merge keys are resolved; a file that is empty gives null.
 pub(super) fn read(source: &SourceFile) -> Result<Value, Problem> {
-    let mut yaml: serde_yaml::Value =
-        serde_yaml::from_str(source.text()).map_err(|error| syntax(source, &error))?;
-    yaml.apply_merge().map_err(|error| syntax(source, &error))?;
-    serde_json::to_value(yaml).map_err(|error| {
-        source.problem(0..0, error.to_string()).help("keys of YAML mappings must be texts here")
-    })
+    load(&Arc::new(source.clone())).map(|root| root.to_value())
 }
 
 /// Reads a whole file as a value of type `T`, which refuses what it does not know.
@@ -69,41 +73,26 @@ impl From<usize> for Key {
     }
 }
 
-/// The byte range of the value at `path`, or of the deepest value on the way there.
+/// The byte range of the value at `path`, or of the deepest value on the way there. A mapping's or list's own place is that of
+/// its key.
 ///
 /// The file is parsed a second time for that, which is fine: it happens only when there is a problem to show.
 pub(super) fn find(source: &SourceFile, path: &[Key]) -> Range<usize> {
-    let Ok(documents) = MarkedYaml::load_from_str(source.text()) else { return 0..0 };
-    let Some(mut node) = documents.first() else { return 0..0 };
+    let Ok(mut node) = load(&Arc::new(source.clone())) else { return 0..0 };
     let mut at = 0..0;
     for key in path {
-        let next = match (key, &node.data) {
-            (Key::Name(name), YamlData::Mapping(mapping)) => mapping
-                .iter()
-                .find(|(key, _)| key.data.as_str() == Some(name))
-                // A mapping's own place is that of its key: its value starts on another line.
-                .map(|(key, value)| (if is_scalar(value) { value } else { key }, value)),
-            (Key::Index(index), YamlData::Sequence(items)) => items.get(*index).map(|item| (item, item)),
-            _ => None,
-        };
-        let Some((place, value)) = next else { break };
-        let (start, end) = (place.span.start, place.span.end);
-        let start = source.offset(start.line(), start.col() + 1);
-        let end = if is_scalar(place) { source.offset(end.line(), end.col() + 1) } else { start };
-        at = start..end.max(start);
-        node = value;
+        let Some(next) = node.step(key).cloned() else { break };
+        at = next.place.as_ref().map_or(at, Place::range);
+        node = next;
     }
     at
 }
 
-fn is_scalar(node: &MarkedYaml<'_>) -> bool {
-    matches!(node.data, YamlData::Value(_) | YamlData::Representation(..))
-}
-
-fn syntax(source: &SourceFile, error: &serde_yaml::Error) -> Problem {
-    let place = error.location().map_or(0, |location| location.index());
-    let message = error.to_string();
-    // The place is shown beside the message already.
-    let message = message.split(" at line ").next().unwrap_or(&message).to_owned();
-    source.problem(place..place, format!("this is not valid YAML: {message}"))
+/// Where the file writes what stands at `range` in a text of it, given the text's own place.
+pub(super) fn find_in_text(place: &Place, text: &str, range: Range<usize>) -> Place {
+    let raw = place.file.text().get(place.range()).unwrap_or_default();
+    let start = written::offset(raw, text, range.start);
+    let end = written::offset(raw, text, range.end);
+    let base = place.range().start;
+    Place::new(&place.file, base + start..base + end.max(start))
 }
