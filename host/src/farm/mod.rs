@@ -17,6 +17,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 
 pub use config::{Config, Gate, ModuleConfig, Project, Timeouts};
+pub use definition::Explained;
 pub use domain_xml::{DomainInputs, DomainTemplate};
 pub use machine::{
     Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, Resource, ResourceChecksum,
@@ -24,7 +25,8 @@ pub use machine::{
 };
 pub use phase_file::{Phases, Step, Uses};
 
-use crate::base::{Problem, Problems};
+use crate::base::{Problem, Problems, SourceFile};
+use definition::{Definitions, HostFacts};
 
 /// The name of the file that makes a folder a farm.
 pub const FARM_FILE: &str = "farm.yaml";
@@ -55,7 +57,7 @@ impl Farm {
 
         let mut problems = Vec::new();
         let mut machines = IndexMap::new();
-        let definitions = definition::Definitions::new(&root);
+        let definitions = Definitions::new(&root, &HostFacts::of_this_host());
         for pair in config.pairs() {
             let machine = definitions.machine(&source, &pair).and_then(|machine| {
                 Phases::load(&root, &config, machine.platform(), machine.target())
@@ -78,5 +80,21 @@ impl Farm {
         }
         Problem::dedup(&mut problems);
         Problems::unless_empty(problems, Self { root, config, machines })
+    }
+
+    /// Where each value of one of its machines comes from. Passwords, and what was made from them, are not told.
+    pub fn explain(&self, machine: &Machine) -> Result<Vec<Explained>, Problems> {
+        let source = SourceFile::read(&self.root.join(FARM_FILE))?;
+        let definitions = Definitions::new(&self.root, &HostFacts::of_this_host());
+        let pairs = self.config.pairs();
+        let own = |pair: &&config::Pair| {
+            pair.platform == machine.platform()
+                && pair.target == machine.target()
+                && definitions.machine(&source, pair).is_ok_and(|found| found.name == machine.name)
+        };
+        match pairs.iter().find(own) {
+            Some(pair) => definitions.explain(&source, pair),
+            None => Err(Problem::new(format!("{} is no machine of this farm any more", machine.name)).into()),
+        }
     }
 }
