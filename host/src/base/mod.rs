@@ -1,5 +1,6 @@
 //! Words that every room uses: names, phases, digests, folders.
 
+mod checksum;
 mod digest;
 mod dirs;
 mod grants;
@@ -8,6 +9,7 @@ mod phase;
 mod problem;
 mod xml;
 
+pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumValue};
 pub use digest::{Digest, DigestError};
 pub use dirs::{Dirs, DirsError};
 pub use grants::Grants;

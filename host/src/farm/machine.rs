@@ -4,7 +4,11 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DomainTemplate, Phases};
+use super::{
+    DomainTemplate, Phases,
+    source::{self, Folders, Resource, Sources},
+    yaml::Key,
+};
 use crate::base::{Become, BecomeMethod, Credential, Digest, Login, Secret};
 
 /// One virtual machine as its definition has it: a platform on a target.
@@ -115,35 +119,6 @@ pub struct Kernel {
     pub params: String,
 }
 
-/// A file that a machine is made from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-pub struct Resource {
-    /// Where it comes from: `http(s)://`, or an absolute path.
-    pub uri: String,
-    /// What it must be; unchecked when absent.
-    pub checksum: Option<ResourceChecksum>,
-}
-
-/// What a file must be.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ResourceChecksum {
-    /// Its digest.
-    Value {
-        /// `sha256` or `sha512`.
-        algorithm: String,
-        /// Hexadecimal digits.
-        value: String,
-    },
-    /// A file (URI or absolute path) that lists its digest under its name.
-    File {
-        /// `sha256` or `sha512`.
-        algorithm: String,
-        /// Where the list is.
-        uri: String,
-    },
-}
-
 /// The part of a merged `vm` that farmhand itself reads. Other keys are for templates.
 #[derive(Debug, Deserialize)]
 pub(super) struct MachineDefinition {
@@ -170,7 +145,11 @@ struct MetadataDefinition {
     #[serde(default)]
     auth: Auth,
     #[serde(default)]
-    sources: Vec<SourceDefinition>,
+    sources: Vec<Value>,
+    #[serde(default)]
+    tmp_dir: Option<String>,
+    #[serde(default)]
+    libvirt_pool_dir: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -208,20 +187,6 @@ fn root() -> String {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SourceDefinition {
-    uri: String,
-    #[serde(default)]
-    resource_name: Option<String>,
-    #[serde(default)]
-    checksum_uri: Option<String>,
-    #[serde(default)]
-    checksum_type: Option<String>,
-    #[serde(default)]
-    checksum_value: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
 struct DiskDefinition {
     #[serde(default, rename = "type")]
     bus: DiskBus,
@@ -244,7 +209,17 @@ pub(super) struct MachineNames {
 }
 
 /// What is wrong, and with which value of `vm`.
-type Wrong = (Vec<&'static str>, String);
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) path: Vec<Key>,
+    pub(super) message: String,
+}
+
+impl Wrong {
+    pub(super) fn new(path: impl IntoIterator<Item = impl Into<Key>>, message: impl Into<String>) -> Self {
+        Self { path: path.into_iter().map(Into::into).collect(), message: message.into() }
+    }
+}
 
 impl Machine {
     /// Checks a definition's values together. `root` is the farm's folder, to which relative paths refer.
@@ -261,48 +236,51 @@ impl Machine {
         if name.is_empty() || name.len() > 64 || name.starts_with(['-', '.', ' ']) || !name.chars().all(fine)
         {
             let rule = "1 to 64 ASCII letters, digits, blanks, `_`, `-` or `.`, and a letter or digit first";
-            return Err((
-                vec!["metadata", "name"],
-                format!("`{name}` is no name for a machine: it needs {rule}"),
-            ));
+            let message = format!("`{name}` is no name for a machine: it needs {rule}");
+            return Err(Wrong::new(["metadata", "name"], message));
         }
         if !(1..=512).contains(&vcpus) {
-            return Err((vec!["vcpus"], format!("{vcpus} vcpus: expected 1 to 512")));
+            return Err(Wrong::new(["vcpus"], format!("{vcpus} vcpus: expected 1 to 512")));
         }
         if !(16..=16 << 20).contains(&ram) {
-            return Err((vec!["ram"], format!("{ram} MiB of ram: expected 16 MiB to 16 TiB")));
+            return Err(Wrong::new(["ram"], format!("{ram} MiB of ram: expected 16 MiB to 16 TiB")));
         }
-        let sources =
-            metadata.sources.iter().map(|source| source.resource(root)).collect::<Result<Vec<_>, _>>()?;
-        let resource = |src: &str, place: &[&'static str]| find_resource(src, &sources, root, place);
-        let disks = disks
-            .iter()
-            .map(|disk| Ok(Disk { image: resource(&disk.src, &["disks"])?, bus: disk.bus }))
-            .collect::<Result<Vec<_>, Wrong>>()?;
+        let folders = Folders {
+            tmp_dir: metadata.tmp_dir.as_deref(),
+            libvirt_pool_dir: metadata.libvirt_pool_dir.as_deref(),
+        };
+        let sources = Sources::new(&metadata.sources, folders, root)?;
+        let disk = |(index, disk): (usize, &DiskDefinition)| {
+            let place = || vec!["disks".into(), index.into(), "src".into()];
+            Ok(Disk { image: sources.find(&disk.src, place)?, bus: disk.bus })
+        };
+        let disks = disks.iter().enumerate().map(disk).collect::<Result<Vec<_>, Wrong>>()?;
         if disks.is_empty() {
-            return Err((vec!["disks"], "the machine has no disks".to_owned()));
+            return Err(Wrong::new(["disks"], "the machine has no disks"));
         }
         let kernel = match kernel {
             None => None,
-            Some(KernelDefinition { src, initrd, params }) => Some(Kernel {
-                image: resource(&src, &["kernel", "src"])?,
-                initrd: initrd.map(|initrd| resource(&initrd, &["kernel", "initrd"])).transpose()?,
-                params,
-            }),
+            Some(KernelDefinition { src, initrd, params }) => {
+                let place = |key: &'static str| move || vec!["kernel".into(), key.into()];
+                let image = sources.find(&src, place("src"))?;
+                let initrd = initrd.map(|initrd| sources.find(&initrd, place("initrd"))).transpose()?;
+                Some(Kernel { image, initrd, params })
+            }
         };
         if let Some(mac) = &net.mac
             && !is_mac(mac)
         {
-            return Err((
-                vec!["net", "mac"],
-                format!("`{mac}` is no MAC address: expected six pairs of hexadecimal digits"),
-            ));
+            let message = format!("`{mac}` is no MAC address: expected six pairs of hexadecimal digits");
+            return Err(Wrong::new(["net", "mac"], message));
         }
         let mut auth = metadata.auth;
         auth.ssh_key = auth.ssh_key.map(|path| root.join(path));
         let mut vm = vm.clone();
         if let Some(Value::Object(auth)) = vm.pointer_mut("/metadata/auth") {
             auth.retain(|key, _| !key.contains("password"));
+        }
+        if let Some(sources) = vm.pointer_mut("/metadata/sources") {
+            source::without_passwords(sources);
         }
         Ok(Self {
             name,
@@ -395,64 +373,9 @@ impl Machine {
     }
 }
 
-impl SourceDefinition {
-    /// The name by which disks refer to it, and what it is.
-    fn resource(&self, root: &Utf8Path) -> Result<(String, Resource), Wrong> {
-        let place = || vec!["metadata", "sources"];
-        let uri = absolute(&self.uri, root);
-        let name = match &self.resource_name {
-            Some(name) => name.clone(),
-            None => self.uri.rsplit('/').next().unwrap_or_default().to_owned(),
-        };
-        let algorithm = self.checksum_type.clone().unwrap_or_else(|| "sha256".to_owned()).to_lowercase();
-        if !["sha256", "sha512"].contains(&algorithm.as_str()) {
-            return Err((
-                place(),
-                format!("checksum type `{algorithm}` of {name}: expected sha256 or sha512"),
-            ));
-        }
-        let checksum = match (&self.checksum_value, &self.checksum_uri) {
-            (Some(value), _) => Some(ResourceChecksum::Value { algorithm, value: value.to_lowercase() }),
-            (None, Some(uri)) => Some(ResourceChecksum::File { algorithm, uri: absolute(uri, root) }),
-            (None, None) => None,
-        };
-        Ok((name, Resource { uri, checksum }))
-    }
-}
-
-/// The source that a disk or kernel names, else the file at that path.
-fn find_resource(
-    src: &str,
-    sources: &[(String, Resource)],
-    root: &Utf8Path,
-    place: &[&'static str],
-) -> Result<Resource, Wrong> {
-    let file_name = src.rsplit('/').next().unwrap_or(src);
-    if let Some((_, resource)) = sources.iter().find(|(name, _)| name == src || name == file_name) {
-        return Ok(resource.clone());
-    }
-    let uri = absolute(src, root);
-    if uri.starts_with('/') && !Utf8Path::new(&uri).is_file() {
-        let names: Vec<_> = sources.iter().map(|(name, _)| format!("`{name}`")).collect();
-        let known = if names.is_empty() { "there are none".to_owned() } else { names.join(", ") };
-        let message =
-            format!("`{src}` is neither a resource of vm.metadata.sources ({known}) nor a file ({uri})");
-        return Err((place.to_vec(), message));
-    }
-    Ok(Resource { uri, checksum: None })
-}
-
 /// The name of a disk's image among a machine's resources.
 pub fn disk_name(index: usize) -> String {
     format!("disk {index}")
-}
-
-/// A URI as it is; a path made absolute.
-fn absolute(uri: &str, root: &Utf8Path) -> String {
-    if let Some(path) = uri.strip_prefix("file://") {
-        return path.to_owned();
-    }
-    if uri.contains("://") { uri.to_owned() } else { root.join(uri).to_string() }
 }
 
 fn is_mac(text: &str) -> bool {

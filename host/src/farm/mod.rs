@@ -8,6 +8,7 @@ mod definition;
 mod domain_xml;
 mod machine;
 mod phase_file;
+mod source;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -19,11 +20,9 @@ use indexmap::IndexMap;
 pub use config::{Config, Gate, ModuleConfig, Project, Timeouts};
 pub use definition::Explained;
 pub use domain_xml::{DomainInputs, DomainTemplate};
-pub use machine::{
-    Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, Resource, ResourceChecksum,
-    disk_name,
-};
+pub use machine::{Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, disk_name};
 pub use phase_file::{Phases, Step, Uses};
+pub use source::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
 
 use crate::base::{Problem, Problems, SourceFile};
 use definition::{Definitions, HostFacts};

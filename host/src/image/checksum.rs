@@ -1,119 +1,51 @@
-use std::{fmt, str::FromStr};
+use md5::Md5;
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256, Sha512, digest::DynDigest};
 
-use sha2::{Digest as _, Sha256, Sha512};
+use crate::base::{ChecksumAlgorithm, ChecksumValue, Digest};
 
-/// What the content of a source must be.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Checksum {
-    /// Its digest.
-    Value(ChecksumValue),
-    /// A file that lists it among others (`SHA256SUMS`).
-    File {
-        /// Where the file is: as for a source.
-        uri: String,
-        /// Which line counts: the name of a file in it. The last part of the source's path if absent.
-        name: Option<String>,
-    },
-}
-
-/// A digest of some algorithm.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ChecksumValue {
-    /// The algorithm.
-    pub algorithm: Algorithm,
-    /// The digest in lower-case hexadecimal digits.
-    hex: String,
-}
-
-/// An algorithm that makes a digest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Algorithm {
-    /// SHA-256
-    Sha256,
-    /// SHA-512
-    Sha512,
-}
-
-impl Algorithm {
-    /// Its name in small letters.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Sha256 => "sha256",
-            Self::Sha512 => "sha512",
-        }
-    }
-
-    fn digits(self) -> usize {
-        match self {
-            Self::Sha256 => 64,
-            Self::Sha512 => 128,
-        }
-    }
-
-    fn of_digits(digits: usize) -> Option<Self> {
-        [Self::Sha256, Self::Sha512].into_iter().find(|algorithm| algorithm.digits() == digits)
-    }
-}
-
-/// A checksum can't be used.
+/// A checksum file can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ChecksumError {
-    /// The text is no digest of a known algorithm.
-    #[error(
-        "`{0}` is not a checksum: expected 64 (SHA-256) or 128 (SHA-512) hexadecimal digits, with or without `sha256:` or `sha512:` before them"
-    )]
-    Value(String),
+pub enum ChecksumFileError {
     /// The file has no line for this name.
-    #[error("it has no SHA-256 or SHA-512 checksum of `{0}`")]
-    NotListed(String),
+    #[error("it has no{algorithm} checksum of `{name}`")]
+    NotListed {
+        /// The name that was looked for.
+        name: String,
+        /// A blank and the algorithm's name, if only that one counts.
+        algorithm: String,
+    },
     /// The file is no text.
     #[error("it is not a text file")]
     NotText,
 }
 
-impl ChecksumValue {
-    /// The digest in lower-case hexadecimal digits.
-    pub fn hex(&self) -> &str {
-        &self.hex
-    }
-
-    fn new(hex: &str) -> Option<Self> {
-        let algorithm = Algorithm::of_digits(hex.len())?;
-        let all = hex.bytes().all(|byte| byte.is_ascii_hexdigit());
-        all.then(|| Self { algorithm, hex: hex.to_ascii_lowercase() })
-    }
-}
-
-impl FromStr for ChecksumValue {
-    type Err = ChecksumError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || ChecksumError::Value(text.to_owned());
-        let (algorithm, hex) = match text.split_once(':') {
-            Some((algorithm, hex)) => (Some(algorithm), hex),
-            None => (None, text),
-        };
-        let value = Self::new(hex).ok_or_else(error)?;
-        if algorithm.is_some_and(|name| name != value.algorithm.name()) { Err(error()) } else { Ok(value) }
-    }
-}
-
-impl fmt::Display for ChecksumValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm.name(), self.hex)
-    }
-}
-
 /// Finds the checksum of `name` in a checksum file: lines of coreutils' `<hex>  name` or `<hex> *name`, BSD's
-/// `SHA256 (name) = <hex>`, or the digest alone. The stronger one counts if there are two.
-pub(super) fn find_in_file(content: &[u8], name: &str) -> Result<ChecksumValue, ChecksumError> {
-    let text = std::str::from_utf8(content).map_err(|_| ChecksumError::NotText)?;
-    let listed = text.lines().filter_map(|line| {
-        let (listed, hex) = parse_line(line.trim())?;
-        let is_it = listed.is_none_or(|listed| listed.strip_prefix("./").unwrap_or(listed) == name);
-        if is_it { ChecksumValue::new(hex) } else { None }
-    });
-    listed.max_by_key(|value| value.algorithm).ok_or_else(|| ChecksumError::NotListed(name.to_owned()))
+/// `SHA256 (name) = <hex>`, or the digest alone. The strongest one counts if there are several; with an `algorithm`, only
+/// that one's.
+pub(super) fn find_in_file(
+    content: &[u8],
+    name: &str,
+    algorithm: Option<ChecksumAlgorithm>,
+) -> Result<ChecksumValue, ChecksumFileError> {
+    let text = std::str::from_utf8(content).map_err(|_| ChecksumFileError::NotText)?;
+    let values = |is_it: &dyn Fn(Option<&str>) -> bool| {
+        let listed = text.lines().filter_map(|line| {
+            let (listed, hex) = parse_line(line.trim())?;
+            let value = ChecksumValue::of_hex(hex).filter(|_| is_it(listed))?;
+            algorithm.is_none_or(|algorithm| value.algorithm() == algorithm).then_some(value)
+        });
+        listed.max_by_key(ChecksumValue::algorithm)
+    };
+    let exact = |listed: Option<&str>| {
+        listed.is_none_or(|listed| listed.strip_prefix("./").unwrap_or(listed) == name)
+    };
+    // Lists of whole trees give paths.
+    let last = |listed: Option<&str>| listed.and_then(|listed| listed.rsplit('/').next()) == Some(name);
+    values(&exact).or_else(|| values(&last)).ok_or_else(|| ChecksumFileError::NotListed {
+        name: name.to_owned(),
+        algorithm: algorithm.map(|algorithm| format!(" {}", algorithm.name())).unwrap_or_default(),
+    })
 }
 
 /// The name, if there is one, and the digits of one line.
@@ -122,8 +54,11 @@ fn parse_line(line: &str) -> Option<(Option<&str>, &str)> {
         let (_, name) = start.split_once(" (")?;
         return Some((Some(name), hex));
     }
-    match line.split_once(' ') {
-        Some((hex, name)) => Some((Some(name.strip_prefix([' ', '*']).unwrap_or(name)), hex)),
+    match line.split_once([' ', '\t']) {
+        Some((hex, name)) => {
+            let name = name.trim_start();
+            Some((Some(name.strip_prefix('*').unwrap_or(name)), hex))
+        }
         None => Some((None, line)),
     }
 }
@@ -131,32 +66,37 @@ fn parse_line(line: &str) -> Option<(Option<&str>, &str)> {
 /// Digests of a content, made in one pass: SHA-256 always, because files are kept by it, and another one if it is asked for.
 pub(super) struct Hasher {
     sha256: Sha256,
-    sha512: Option<Sha512>,
+    other: Option<Box<dyn DynDigest + Send>>,
 }
 
 impl Hasher {
     pub(super) fn new(expected: Option<&ChecksumValue>) -> Self {
-        let sha512 = expected.is_some_and(|expected| expected.algorithm == Algorithm::Sha512);
-        Self { sha256: Sha256::new(), sha512: sha512.then(Sha512::new) }
+        let other: Option<Box<dyn DynDigest + Send>> = match expected.map(ChecksumValue::algorithm) {
+            None | Some(ChecksumAlgorithm::Sha256) => None,
+            Some(ChecksumAlgorithm::Md5) => Some(Box::new(Md5::default())),
+            Some(ChecksumAlgorithm::Sha1) => Some(Box::new(Sha1::default())),
+            Some(ChecksumAlgorithm::Sha512) => Some(Box::new(Sha512::default())),
+        };
+        Self { sha256: Sha256::new(), other }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
-        self.sha256.update(bytes);
-        if let Some(sha512) = &mut self.sha512 {
-            sha512.update(bytes);
+        sha2::Digest::update(&mut self.sha256, bytes);
+        if let Some(other) = &mut self.other {
+            DynDigest::update(&mut **other, bytes);
         }
     }
 
     /// The SHA-256 digest; or, if the content is not what is expected, the digest that it has by the expected one's
     /// algorithm.
-    pub(super) fn finish(self, expected: Option<&ChecksumValue>) -> Result<crate::base::Digest, String> {
-        let digest = crate::base::Digest::from_hasher(self.sha256);
+    pub(super) fn finish(self, expected: Option<&ChecksumValue>) -> Result<Digest, String> {
+        let digest = Digest::from_hasher(self.sha256);
         let Some(expected) = expected else { return Ok(digest) };
-        let found = match self.sha512 {
-            Some(sha512) => sha512.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+        let found = match self.other {
+            Some(other) => other.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
             None => digest.hex(),
         };
-        if found == expected.hex { Ok(digest) } else { Err(found) }
+        if found == expected.hex() { Ok(digest) } else { Err(found) }
     }
 }
 
@@ -169,36 +109,64 @@ mod tests {
     }
 
     #[test]
-    fn values_are_told_by_their_length() {
-        let parse = |text: &str| text.parse::<ChecksumValue>().map(|value| value.to_string());
-        assert_eq!(parse(&digits('A', 64)), Ok(format!("sha256:{}", digits('a', 64))));
-        assert_eq!(
-            parse(&format!("sha512:{}", digits('b', 128))),
-            Ok(format!("sha512:{}", digits('b', 128)))
-        );
-        for text in
-            ["", "sha256:", &digits('a', 32), &digits('g', 64), &format!("sha512:{}", digits('a', 64))]
-        {
-            assert!(parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn every_layout_of_a_checksum_file_is_read() {
         let (a, b, long) = (digits('a', 64), digits('b', 64), digits('c', 128));
-        let find = |content: &str| find_in_file(content.as_bytes(), "x.qcow2").map(|value| value.hex);
+        let (sha1, md5) = (digits('d', 40), digits('e', 32));
+        let find = |content: &str| {
+            find_in_file(content.as_bytes(), "x.qcow2", None).map(|value| value.hex().to_owned())
+        };
         assert_eq!(find(&format!("# note\n{b}  other\n{a}  x.qcow2\n")), Ok(a.clone()));
         assert_eq!(find(&format!("{a} *x.qcow2\r\n")), Ok(a.clone()));
         assert_eq!(find(&format!("{a} *./x.qcow2\n")), Ok(a.clone()));
+        assert_eq!(find(&format!("{b}  x.qcow2/y\n{a}  cloud/x.qcow2\n")), Ok(a.clone()));
         assert_eq!(find(&format!("SHA256 (x.qcow2) = {a}\nSHA256 (y) = {b}")), Ok(a.clone()));
-        assert_eq!(find(&format!("SHA512 (x.qcow2) = {long}\nSHA256 (x.qcow2) = {a}\n")), Ok(long));
+        assert_eq!(find(&format!("SHA512 (x.qcow2) = {long}\nSHA256 (x.qcow2) = {a}\n")), Ok(long.clone()));
         assert_eq!(find(&format!("{a}\n")), Ok(a.clone()));
-        let not_listed = Err(ChecksumError::NotListed("x.qcow2".into()));
+        assert_eq!(find(&format!("{sha1}  x.qcow2\n")), Ok(sha1.clone()));
+        assert_eq!(find(&format!("MD5 (x.qcow2) = {md5}\n")), Ok(md5.clone()));
+
+        let only = |algorithm| {
+            let content = format!("{long}  x.qcow2\n{a}  x.qcow2\n");
+            find_in_file(content.as_bytes(), "x.qcow2", Some(algorithm)).map(|value| value.hex().to_owned())
+        };
+        assert_eq!(only(ChecksumAlgorithm::Sha256), Ok(a.clone()));
         assert_eq!(
-            find(&format!("{a}  old-x.qcow2\n{a}  x.qcow2.sig\n{}  x.qcow2", digits('a', 32))),
-            not_listed
+            only(ChecksumAlgorithm::Md5).unwrap_err().to_string(),
+            "it has no md5 checksum of `x.qcow2`"
         );
-        assert_eq!(find(""), not_listed);
-        assert_eq!(find_in_file(&[0xff], "x"), Err(ChecksumError::NotText));
+
+        for content in
+            [String::new(), format!("{a}  old-x.qcow2\n{a}  x.qcow2.sig\n{}  x.qcow2", digits('a', 33))]
+        {
+            assert_eq!(find(&content).unwrap_err().to_string(), "it has no checksum of `x.qcow2`");
+        }
+        assert_eq!(find_in_file(&[0xff], "x", None), Err(ChecksumFileError::NotText));
+    }
+
+    #[test]
+    fn content_is_hashed_by_the_algorithm_that_is_asked_for() {
+        for (expected, fits) in [
+            ("900150983cd24fb0d6963f7d28e17f72", true),
+            ("a9993e364706816aba3e25717850c26c9cd0d89d", true),
+            ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad", true),
+            (
+                "ddaf35a193617abacc417349ae20413112e6fa4e89a97ea20a9eeee64b55d39a2192992a274fc1a836ba3c23a3feebbd454d4423643ce80e2a9ac94fa54ca49f",
+                true,
+            ),
+            ("a9993e364706816aba3e25717850c26c9cd0d89e", false),
+        ] {
+            let expected: ChecksumValue = expected.parse().unwrap();
+            let mut hasher = Hasher::new(Some(&expected));
+            hasher.update(b"ab");
+            hasher.update(b"c");
+            assert_eq!(
+                hasher.finish(Some(&expected)),
+                if fits {
+                    Ok(Digest::of("abc"))
+                } else {
+                    Err("a9993e364706816aba3e25717850c26c9cd0d89d".into())
+                }
+            );
+        }
     }
 }

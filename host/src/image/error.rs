@@ -1,6 +1,6 @@
 use camino::Utf8PathBuf;
 
-use super::checksum::ChecksumError;
+use super::checksum::ChecksumFileError;
 
 /// Why an image can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -52,21 +52,13 @@ pub enum ImageError {
         /// ` by <checksum file>`, or nothing when the definition itself says it.
         origin: String,
     },
-    /// The checksum of a source can't be read.
-    #[error("the checksum of {uri} can't be used: {source}")]
-    Checksum {
-        /// The source.
-        uri: String,
-        /// What is wrong with it.
-        source: ChecksumError,
-    },
     /// The checksum file does not tell what is needed.
     #[error("the checksum file {uri} can't be used: {source}")]
     ChecksumFile {
         /// From where.
         uri: String,
         /// What is wrong with it.
-        source: ChecksumError,
+        source: ChecksumFileError,
     },
     /// The store's own folder can't be used.
     #[error("can't {action} {path}: {source}")]

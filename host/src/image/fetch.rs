@@ -19,11 +19,11 @@ use tokio::sync::mpsc;
 
 use super::{
     ImageError,
-    checksum::{ChecksumValue, Hasher},
+    checksum::Hasher,
     index::Stat,
     store::{Progress, ProgressFn},
 };
-use crate::base::Digest;
+use crate::base::{ChecksumValue, Digest};
 
 /// Larger files are taken for a mistake: 1 TiB.
 const MAX_SIZE: u64 = 1 << 40;

@@ -9,7 +9,7 @@ mod index;
 mod overlay;
 mod store;
 
-pub use checksum::{Algorithm, Checksum, ChecksumError, ChecksumValue};
+pub use checksum::ChecksumFileError;
 pub use error::ImageError;
 pub use format::Format;
 pub use overlay::{Disk, create_overlay, inspect_disk};

@@ -9,13 +9,13 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{
-    Checksum, Format, ImageError,
-    checksum::{Algorithm, ChecksumValue, find_in_file},
+    Format, ImageError,
+    checksum::find_in_file,
     fetch::{Fetched, Location, blocking, fetch, read_small, shown},
     format,
     index::{self, Entry, Stat},
 };
-use crate::base::{Digest, Dirs};
+use crate::base::{Checksum, ChecksumAlgorithm, ChecksumValue, Digest, Dirs};
 
 /// A file to have, and what its content must be.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -93,7 +93,7 @@ impl Store {
     /// A digest that the source's own SHA-256 checksum demands is known even before it is fetched.
     pub fn known_digest(&self, source: &Source) -> Option<Digest> {
         if let Some(Checksum::Value(value)) = &source.checksum
-            && value.algorithm == Algorithm::Sha256
+            && value.algorithm() == ChecksumAlgorithm::Sha256
         {
             return value.hex().parse().ok();
         }
@@ -204,7 +204,7 @@ impl Store {
     /// The source's content, if it is in the store and the source has not changed since, as far as can be seen.
     fn look_up(&self, source: &Source) -> Option<StoredFile> {
         if let Some(Checksum::Value(value)) = &source.checksum
-            && value.algorithm == Algorithm::Sha256
+            && value.algorithm() == ChecksumAlgorithm::Sha256
         {
             // Whatever it came from before, this is what is demanded.
             let digest: Digest = value.hex().parse().ok()?;
@@ -316,7 +316,9 @@ fn checksum_text(checksum: &Checksum) -> String {
     match checksum {
         Checksum::Value(value) => value.to_string(),
         // By digest: what is secret in a URI is not written down.
-        Checksum::File { uri, name } => format!("{} in {}", name.as_deref().unwrap_or("*"), Digest::of(uri)),
+        Checksum::File { uri, algorithm } => {
+            format!("{} in {}", algorithm.map_or("any", ChecksumAlgorithm::name), Digest::of(uri))
+        }
     }
 }
 
@@ -325,11 +327,10 @@ async fn expected(source: &Source, location: &Location) -> Result<Option<Checksu
     match &source.checksum {
         None => Ok(None),
         Some(Checksum::Value(value)) => Ok(Some(value.clone())),
-        Some(Checksum::File { uri, name }) => {
+        Some(Checksum::File { uri, algorithm }) => {
             let content = read_small(&Location::parse(uri)?).await?;
-            let name = name.as_deref().unwrap_or_else(|| location.file_name());
             let error = |source| ImageError::ChecksumFile { uri: shown(uri), source };
-            find_in_file(&content, name).map(Some).map_err(error)
+            find_in_file(&content, location.file_name(), *algorithm).map(Some).map_err(error)
         }
     }
 }
@@ -341,7 +342,7 @@ fn mismatch(source: &Source, expected: Option<&ChecksumValue>, found: String) ->
     };
     ImageError::Mismatch {
         uri: shown(&source.uri),
-        algorithm: expected.map_or("digest", |expected| expected.algorithm.name()),
+        algorithm: expected.map_or("digest", |expected| expected.algorithm().name()),
         found,
         expected: expected.map(|expected| expected.hex().to_owned()).unwrap_or_default(),
         origin,

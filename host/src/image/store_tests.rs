@@ -90,7 +90,7 @@ fn with_value(uri: &str, value: &str) -> Source {
 }
 
 fn with_file(uri: &str, file: &str) -> Source {
-    Source { uri: uri.to_owned(), checksum: Some(Checksum::File { uri: file.to_owned(), name: None }) }
+    Source { uri: uri.to_owned(), checksum: Some(Checksum::File { uri: file.to_owned(), algorithm: None }) }
 }
 
 fn quiet() -> ProgressFn {

@@ -7,8 +7,8 @@ use indexmap::IndexMap;
 use super::storage::{Fetched, ProgressInWords, Storage, StorageError};
 use crate::{
     base::Digest,
-    farm::{Machine, Resource, ResourceChecksum, disk_name},
-    image::{Checksum, ImageError, Progress, Source, Store, create_overlay},
+    farm::{Machine, Resource, disk_name},
+    image::{ImageError, Progress, Source, Store, create_overlay},
 };
 
 /// Images in the user's cache and disks in the user's data folder, for a hypervisor on this host.
@@ -31,7 +31,7 @@ impl LocalStorage {
 #[async_trait]
 impl Storage for LocalStorage {
     fn known(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
-        let known = |resource: &Resource| self.store.known_digest(&source(resource).ok()?);
+        let known = |resource: &Resource| self.store.known_digest(&source(resource));
         machine.resources().into_iter().map(|(name, resource)| (name, known(resource))).collect()
     }
 
@@ -40,10 +40,9 @@ impl Storage for LocalStorage {
         for (name, resource) in machine.resources() {
             if Utf8Path::new(&resource.uri).is_file()
                 && let Some(unknown @ None) = digests.get_mut(&name)
-                && let Ok(source) = source(resource)
             {
                 // A file that can't be read, or is not what it should be, says so when it is fetched.
-                let read = self.store.ensure_file(&source, Arc::new(|_: Progress| {})).await;
+                let read = self.store.ensure_file(&source(resource), Arc::new(|_: Progress| {})).await;
                 *unknown = read.ok().map(|file| file.digest);
             }
         }
@@ -59,7 +58,10 @@ impl Storage for LocalStorage {
         for (name, resource) in machine.resources() {
             let failed =
                 |source: ImageError| StorageError::Fetch { name: name.clone(), source: Box::new(source) };
-            let source = source(resource).map_err(failed)?;
+            if !resource.steps.is_empty() || resource.setup.is_some() {
+                return Err(StorageError::Steps { name });
+            }
+            let source = source(resource);
             let (report, what) = (progress.clone(), name.clone());
             let progress = Arc::new(move |progress: Progress| report(in_words(&what, progress)));
             // A disk image must stand on its own; a kernel is just a file.
@@ -109,16 +111,8 @@ impl Storage for LocalStorage {
     }
 }
 
-fn source(resource: &Resource) -> Result<Source, ImageError> {
-    let checksum = match &resource.checksum {
-        None => None,
-        Some(ResourceChecksum::Value { value, .. }) => {
-            let unusable = |source| ImageError::Checksum { uri: resource.uri.clone(), source };
-            Some(Checksum::Value(value.parse().map_err(unusable)?))
-        }
-        Some(ResourceChecksum::File { uri, .. }) => Some(Checksum::File { uri: uri.clone(), name: None }),
-    };
-    Ok(Source { uri: resource.uri.clone(), checksum })
+fn source(resource: &Resource) -> Source {
+    Source { uri: resource.uri.clone(), checksum: resource.checksum.clone() }
 }
 
 /// How far a fetch is: `disk 0: 40 of 120 MB`.

@@ -64,6 +64,14 @@ pub enum StorageError {
         /// Why.
         source: Box<ImageError>,
     },
+    /// What the definition does to a file can't be done.
+    #[error(
+        "can't prepare its {name}: unpacking, converting and setting up images is not done yet; give an image that is ready"
+    )]
+    Steps {
+        /// Which: its name in [`Machine::resources`].
+        name: String,
+    },
     /// A disk can't be made.
     #[error("can't make the disk {path}")]
     Disk {

@@ -61,9 +61,8 @@ impl Definitions {
                 .unwrap_or_else(|problem| pair.problem(farm, problem))
         })?;
         let names = MachineNames { platform: pair.platform.clone(), target: pair.target.clone() };
-        let machine = Machine::new(definition, names, &self.root, &vm).map_err(|(path, message)| {
-            let path: Vec<_> = path.into_iter().map(Key::from).collect();
-            merged.problem(&path, message).unwrap_or_else(|message| pair.problem(farm, message))
+        let machine = Machine::new(definition, names, &self.root, &vm).map_err(|wrong| {
+            merged.problem(&wrong.path, wrong.message).unwrap_or_else(|message| pair.problem(farm, message))
         })?;
         let template = DomainTemplate::find(&self.root.join("setup_vm/templates"), &machine)?;
         template.render(&machine, &DomainInputs::stand_ins(&machine))?;
