@@ -16,7 +16,7 @@ mod yaml;
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 
-pub use config::{Config, Gate, ModuleConfig, Project, Timeouts};
+pub use config::{Config, Gate, Hypervisor, ModuleConfig, Project, Timeouts};
 pub use domain_xml::{DomainInputs, DomainTemplate};
 pub use machine::{
     Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, Resource, ResourceChecksum,
