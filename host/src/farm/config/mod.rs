@@ -2,8 +2,10 @@
 
 mod gate;
 mod hypervisor;
+mod limits;
 mod module;
 mod project;
+mod secret;
 mod selection;
 mod timeouts;
 
@@ -15,8 +17,10 @@ use serde::Deserialize;
 
 pub use gate::Gate;
 pub use hypervisor::Hypervisor;
+pub use limits::{LimitsConfig, Size};
 pub use module::ModuleConfig;
 pub use project::Project;
+pub use secret::{SecretSource, is_secret_name};
 pub(super) use selection::Pair;
 pub use timeouts::Timeouts;
 
@@ -63,6 +67,12 @@ pub struct Config {
     /// Phase modules: where they are and what they may do.
     #[serde(default)]
     pub modules: IndexMap<String, ModuleConfig>,
+    /// What phase modules may use up.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Secrets that steps can hand to phase modules (`{ secret: NAME }`), and where their values come from.
+    #[serde(default)]
+    pub secrets: IndexMap<String, SecretSource>,
     /// Packages that machines without a `dependencies` phase file get through the platform's package module.
     #[serde(default)]
     pub dependencies: Vec<String>,
@@ -80,6 +90,7 @@ impl Config {
         let mut problems = Vec::new();
         config.project.check(&source, &mut problems);
         Hypervisor::check(&config.hypervisors, &source, &mut problems);
+        secret::check(&config.secrets, &source, &mut problems);
         if config.pairs().is_empty() {
             let help = "name targets and platforms under `permutations`, or single machines under `list`";
             problems.push(source.problem(0..0, "the farm has no machines").help(help));

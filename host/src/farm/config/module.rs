@@ -1,6 +1,7 @@
 use camino::Utf8PathBuf;
 use serde::Deserialize;
 
+use super::LimitsConfig;
 use crate::base::Grants;
 
 /// Where a phase module is and what it may do.
@@ -13,4 +14,7 @@ pub struct ModuleConfig {
     /// What it may do: nothing, unless it stands here.
     #[serde(default)]
     pub grants: Grants,
+    /// What it may use up, where that differs from the farm's `limits`.
+    #[serde(default)]
+    pub limits: LimitsConfig,
 }
