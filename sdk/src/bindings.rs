@@ -3,7 +3,7 @@
 
 wit_bindgen::generate!({
     world: "phase-module",
-    path: "../wit",
+    path: "wit",
     additional_derives: [PartialEq, Eq],
     generate_unused_types: true,
     pub_export_macro: true,

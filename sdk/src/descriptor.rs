@@ -23,10 +23,12 @@ pub struct Descriptor {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) summary: String,
+    pub(crate) authors: Vec<String>,
+    pub(crate) license: String,
     pub(crate) provides: Vec<String>,
     pub(crate) platforms: Vec<String>,
     pub(crate) phases: Vec<Phase>,
-    pub(crate) capabilities: Vec<(Capability, String)>,
+    pub(crate) capabilities: Vec<(Capability, Vec<String>, String)>,
 }
 
 impl Descriptor {
@@ -37,11 +39,34 @@ impl Descriptor {
             name: name.into(),
             version: version.into(),
             summary: summary.into(),
+            authors: Vec::new(),
+            license: String::new(),
             provides: Vec::new(),
             platforms: Vec::new(),
             phases: Vec::new(),
             capabilities: Vec::new(),
         }
+    }
+
+    /// What the crate says of itself in its Cargo.toml: see [`descriptor!`](crate::descriptor).
+    #[doc(hidden)]
+    pub fn of_crate(name: &str, version: &str, summary: &str, authors: &str, license: &str) -> Self {
+        let authors = authors.split(':').filter(|author| !author.is_empty()).map(str::to_owned).collect();
+        Self { authors, license: license.to_owned(), ..Self::new(name, version, summary) }
+    }
+
+    /// Adds an author, e.g. `Ada Lovelace <ada@example.org>`.
+    #[must_use]
+    pub fn author(mut self, author: impl Into<String>) -> Self {
+        self.authors.push(author.into());
+        self
+    }
+
+    /// Says the licence, as an SPDX expression.
+    #[must_use]
+    pub fn license(mut self, license: impl Into<String>) -> Self {
+        self.license = license.into();
+        self
     }
 
     /// Adds a name under which steps can use it (`uses: package`), beside its own.
@@ -67,9 +92,40 @@ impl Descriptor {
     }
 
     /// Asks for a capability without which it can't work. The reason is one sentence, shown to the operator.
+    ///
+    /// For files and secrets, that leaves open which ones: they follow from the settings (a path is recognized by
+    /// `#[schemars(extend("format" = "guest-path"))]` on its setting, a secret by its type).
     #[must_use]
     pub fn asks_for(mut self, capability: Capability, reason: impl Into<String>) -> Self {
-        self.capabilities.push((capability, reason.into()));
+        self.capabilities.push((capability, Vec::new(), reason.into()));
         self
     }
+
+    /// Asks for files: those whose absolute paths match one of these globs (`*` stays within a folder, `**` goes through
+    /// folders).
+    #[must_use]
+    pub fn asks_for_files(
+        mut self,
+        globs: impl IntoIterator<Item = impl Into<String>>,
+        reason: impl Into<String>,
+    ) -> Self {
+        let globs = globs.into_iter().map(Into::into).collect();
+        self.capabilities.push((Capability::Files, globs, reason.into()));
+        self
+    }
+}
+
+/// A [`Descriptor`] with name, version, authors and licence as they stand in the crate's Cargo.toml:
+/// `descriptor!("what it does, in one line")`.
+#[macro_export]
+macro_rules! descriptor {
+    ($summary:expr) => {
+        $crate::Descriptor::of_crate(
+            env!("CARGO_PKG_NAME"),
+            env!("CARGO_PKG_VERSION"),
+            $summary,
+            env!("CARGO_PKG_AUTHORS"),
+            env!("CARGO_PKG_LICENSE"),
+        )
+    };
 }

@@ -3,7 +3,7 @@
 use std::sync::Once;
 
 use crate::{
-    Backend, CommandOutput, Context, Facts, Failure, Guest, GuestError, PhaseModule,
+    Backend, CommandOutput, Content, Context, Event, Facts, Failure, Guest, GuestError, PhaseModule, Running,
     bindings::farmhand::phase::{guest as wit, types},
     log,
 };
@@ -12,7 +12,7 @@ use crate::{
 fn install_panic_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| log::write(log::Level::Error, &panic.to_string())))
+        std::panic::set_hook(Box::new(|panic| log::write(log::Level::Error, &panic.to_string(), &[])))
     });
 }
 
@@ -25,13 +25,15 @@ pub fn describe<M: PhaseModule>() -> types::Descriptor {
         name: descriptor.name,
         version: descriptor.version,
         summary: descriptor.summary,
+        authors: descriptor.authors,
+        license: descriptor.license,
         provides: descriptor.provides,
         platforms: descriptor.platforms,
         phases: descriptor.phases,
         capabilities: descriptor
             .capabilities
             .into_iter()
-            .map(|(capability, reason)| types::CapabilityRequest { capability, reason })
+            .map(|(capability, values, reason)| types::CapabilityRequest { capability, values, reason })
             .collect(),
         settings_schema: schema.as_value().to_string(),
     }
@@ -61,7 +63,7 @@ pub(crate) fn parse<M: PhaseModule>(settings: &str) -> Result<M::Settings, Failu
 struct Imported<'a>(&'a wit::Guest_);
 
 impl Backend for Imported<'_> {
-    fn facts(&self) -> Facts {
+    fn facts(&self) -> Result<Facts, GuestError> {
         self.0.facts()
     }
 
@@ -69,11 +71,35 @@ impl Backend for Imported<'_> {
         self.0.exec(command).map(Into::into)
     }
 
+    fn start(&self, command: &wit::Command) -> Result<Box<dyn Running>, GuestError> {
+        Ok(Box::new(self.0.start(command)?))
+    }
+
     fn read_file(&self, path: &str, max_size: u32, r#become: bool) -> Result<Vec<u8>, GuestError> {
         self.0.read_file(path, max_size, r#become)
     }
 
-    fn write_file(&self, path: &str, content: &[u8], mode: u32, r#become: bool) -> Result<(), GuestError> {
+    fn write_file(
+        &self,
+        path: &str,
+        content: &[Content],
+        mode: u32,
+        r#become: bool,
+    ) -> Result<(), GuestError> {
         self.0.write_file(path, content, mode, r#become)
+    }
+
+    fn save_artifact(&self, name: &str, content: &[u8]) -> Result<(), GuestError> {
+        self.0.save_artifact(name, content)
+    }
+
+    fn save_file(&self, name: &str, path: &str, r#become: bool) -> Result<(), GuestError> {
+        self.0.save_file(name, path, r#become)
+    }
+}
+
+impl Running for wit::Process {
+    fn next(&self) -> Result<Event, GuestError> {
+        Self::next(self)
     }
 }

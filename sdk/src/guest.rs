@@ -1,21 +1,43 @@
 use std::{fmt, time::Duration};
 
-use crate::{Exit, Facts, Failure, GuestError, bindings::farmhand::phase::guest as wit};
+use crate::{Content, Exit, Facts, Failure, GuestError, bindings::farmhand::phase::guest as wit};
 
 /// A command as the host takes it.
 pub type Command = wit::Command;
 
-/// What carries out calls: the host's guest, or a [script](crate::testing::Script).
+/// What carries out calls: the host's guest, a [script](crate::testing::Script) or a
+/// [recording](crate::testing::Recording).
 pub trait Backend {
     /// What is known of the guest's operating system.
-    fn facts(&self) -> Facts;
+    fn facts(&self) -> Result<Facts, GuestError>;
     /// Runs a command to its end.
     fn exec(&self, command: &Command) -> Result<CommandOutput, GuestError>;
+    /// Starts a command.
+    fn start(&self, command: &Command) -> Result<Box<dyn Running>, GuestError>;
     /// Reads a file of at most `max_size` bytes.
     fn read_file(&self, path: &str, max_size: u32, r#become: bool) -> Result<Vec<u8>, GuestError>;
     /// Replaces a file's content in one step.
-    fn write_file(&self, path: &str, content: &[u8], mode: u32, r#become: bool) -> Result<(), GuestError>;
+    fn write_file(
+        &self,
+        path: &str,
+        content: &[Content],
+        mode: u32,
+        r#become: bool,
+    ) -> Result<(), GuestError>;
+    /// Keeps bytes in the run's folder.
+    fn save_artifact(&self, name: &str, content: &[u8]) -> Result<(), GuestError>;
+    /// Keeps a file of the guest's in the run's folder.
+    fn save_file(&self, name: &str, path: &str, r#become: bool) -> Result<(), GuestError>;
 }
+
+/// A command that runs. Dropped before its end, it is ended.
+pub trait Running {
+    /// Waits for what comes next.
+    fn next(&self) -> Result<Event, GuestError>;
+}
+
+/// What comes from a command that runs.
+pub type Event = wit::Event;
 
 /// The machine that the module works on, for the time of one call.
 ///
@@ -31,14 +53,25 @@ impl<'a> Guest<'a> {
         Self { backend, r#become }
     }
 
-    /// What is known of the guest's operating system.
-    pub fn facts(&self) -> Facts {
+    /// What is known of the guest's operating system. Needs the capability `facts`.
+    pub fn facts(&self) -> Result<Facts, GuestError> {
         self.backend.facts()
     }
 
     /// Runs a program with arguments (no shell is involved) to its end. Fails when its exit status is not 0.
     pub fn run(&self, argv: impl IntoIterator<Item = impl Into<String>>) -> Result<CommandOutput, Failure> {
         self.command(argv).run()
+    }
+
+    /// Runs a program that only looks, and gives what it writes to standard output, without blanks at its ends. Fails when
+    /// its exit status is not 0. `farmhand plan --deep` answers it.
+    pub fn read(&self, argv: impl IntoIterator<Item = impl Into<String>>) -> Result<String, Failure> {
+        Ok(self.command(argv).read_only().run()?.text().trim().to_owned())
+    }
+
+    /// Whether a program that only looks exits with status 0.
+    pub fn check(&self, argv: impl IntoIterator<Item = impl Into<String>>) -> Result<bool, Failure> {
+        Ok(self.command(argv).read_only().any_status().run()?.success())
     }
 
     /// Prepares a command, for more than [`run`](Self::run) offers.
@@ -54,18 +87,35 @@ impl<'a> Guest<'a> {
                 become_: self.r#become,
                 timeout: None,
                 log_output: false,
+                read_only: false,
             },
         }
     }
 
-    /// Reads a file of at most `max_size` bytes.
+    /// Reads a file of at most `max_size` bytes. Needs the capability `files` for its path.
     pub fn read_file(&self, path: &str, max_size: u32) -> Result<Vec<u8>, GuestError> {
         self.backend.read_file(path, max_size, self.r#become)
     }
 
-    /// Replaces a file's content in one step, with permission bits `mode` (e.g. `0o644`).
-    pub fn write_file(&self, path: &str, content: impl AsRef<[u8]>, mode: u32) -> Result<(), GuestError> {
-        self.backend.write_file(path, content.as_ref(), mode, self.r#become)
+    /// Replaces a file's content in one step, with permission bits `mode` (e.g. `0o644`). Needs the capability `files` for its
+    /// path.
+    pub fn write_file(&self, path: &str, content: impl Into<Content>, mode: u32) -> Result<(), GuestError> {
+        self.write_parts(path, &[content.into()], mode)
+    }
+
+    /// The same with a content of several parts, secrets among them.
+    pub fn write_parts(&self, path: &str, content: &[Content], mode: u32) -> Result<(), GuestError> {
+        self.backend.write_file(path, content, mode, self.r#become)
+    }
+
+    /// Keeps bytes in the run's folder. Needs the capability `artifacts`.
+    pub fn save_artifact(&self, name: &str, content: impl AsRef<[u8]>) -> Result<(), GuestError> {
+        self.backend.save_artifact(name, content.as_ref())
+    }
+
+    /// Keeps a file of the guest's in the run's folder. Needs the capabilities `artifacts`, and `files` for its path.
+    pub fn save_file(&self, name: &str, path: &str) -> Result<(), GuestError> {
+        self.backend.save_file(name, path, self.r#become)
     }
 }
 
@@ -79,19 +129,15 @@ pub struct CommandBuilder<'a> {
 }
 
 impl CommandBuilder<'_> {
-    /// Sets an environment variable.
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.command.env.push((name.into(), value.into()));
+    /// Sets an environment variable: to a text, or to a secret.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<Content>) -> Self {
+        self.command.env.push(wit::Variable { name: name.into(), value: value.into() });
         self
     }
 
     /// Sets environment variables.
-    pub fn envs(
-        mut self,
-        variables: impl IntoIterator<Item = (impl Into<String>, impl Into<String>)>,
-    ) -> Self {
-        self.command.env.extend(variables.into_iter().map(|(name, value)| (name.into(), value.into())));
-        self
+    pub fn envs(self, variables: impl IntoIterator<Item = (impl Into<String>, impl Into<Content>)>) -> Self {
+        variables.into_iter().fold(self, |command, (name, value)| command.env(name, value))
     }
 
     /// Adds an argument.
@@ -106,9 +152,9 @@ impl CommandBuilder<'_> {
         self
     }
 
-    /// What it reads from its standard input; nothing by default.
-    pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
-        self.command.stdin = bytes.into();
+    /// What it reads from its standard input; nothing by default. Called again, it adds to that.
+    pub fn stdin(mut self, content: impl Into<Content>) -> Self {
+        self.command.stdin.push(content.into());
         self
     }
 
@@ -143,6 +189,12 @@ impl CommandBuilder<'_> {
         self
     }
 
+    /// Says that it only looks and changes nothing: `farmhand plan --deep` answers it, all others are held back.
+    pub fn read_only(mut self) -> Self {
+        self.command.read_only = true;
+        self
+    }
+
     /// Takes these exit statuses for success instead of 0 alone.
     pub fn expect_status(mut self, statuses: impl IntoIterator<Item = u32>) -> Self {
         self.expected = Some(statuses.into_iter().collect());
@@ -164,6 +216,46 @@ impl CommandBuilder<'_> {
             (Some(_), Exit::Signal(_)) => false,
         };
         if as_it_should { Ok(output) } else { Err(Failure::CommandFailed(explain(&self.command, &output))) }
+    }
+
+    /// Starts it and does not wait. What comes from it is given as it comes.
+    pub fn start(self) -> Result<Process, GuestError> {
+        Ok(Process(self.backend.start(&self.command)?))
+    }
+}
+
+/// A command that runs while the module goes on. Dropped before its end, it is ended in the guest.
+pub struct Process(Box<dyn Running>);
+
+impl Process {
+    /// Waits for what comes next: a piece of output, or the end, after which nothing comes.
+    pub fn next_event(&self) -> Result<Event, GuestError> {
+        self.0.next()
+    }
+}
+
+/// The events up to the end, which is the last one.
+impl IntoIterator for Process {
+    type Item = Result<Event, GuestError>;
+    type IntoIter = Events;
+
+    fn into_iter(self) -> Events {
+        Events(Some(self))
+    }
+}
+
+/// The events of a command.
+pub struct Events(Option<Process>);
+
+impl Iterator for Events {
+    type Item = Result<Event, GuestError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let event = self.0.as_ref()?.next_event();
+        if !matches!(event, Ok(Event::Stdout(_) | Event::Stderr(_))) {
+            self.0 = None;
+        }
+        Some(event)
     }
 }
 

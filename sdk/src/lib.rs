@@ -21,13 +21,13 @@
 //!     type Settings = Settings;
 //!
 //!     fn describe() -> Descriptor {
-//!         Descriptor::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), "Makes sure that a user exists")
+//!         descriptor!("Makes sure that a user exists")
 //!             .asks_for(Capability::Exec, "runs id and useradd")
 //!             .asks_for(Capability::Become, "useradd needs root")
 //!     }
 //!
 //!     fn run(_context: &Context, settings: Settings, guest: &Guest) -> Result<Outcome, Failure> {
-//!         if guest.command(["id", "-u", &settings.name]).any_status().run()?.success() {
+//!         if guest.check(["id", "-u", &settings.name])? {
 //!             return Ok(Outcome::unchanged(format!("{} exists", settings.name)));
 //!         }
 //!         guest.run(["useradd", "--create-home", &settings.name])?;
@@ -54,6 +54,7 @@
 
 #[doc(hidden)]
 pub mod bindings;
+mod content;
 mod context;
 mod descriptor;
 #[doc(hidden)]
@@ -64,14 +65,15 @@ mod outcome;
 pub mod packages;
 pub mod testing;
 
+pub use content::{Content, Secret, TextOrSecret};
 pub use context::Context;
 pub use descriptor::{Descriptor, PhaseModule};
-pub use guest::{Backend, Command, CommandBuilder, CommandOutput, Guest};
+pub use guest::{Backend, Command, CommandBuilder, CommandOutput, Event, Events, Guest, Process, Running};
 pub use outcome::Outcome;
 
 pub use bindings::farmhand::phase::{
-    guest::{Exit, Facts},
-    types::{Capability, Failure, GuestError, Phase},
+    guest::{Exit, Facts, Variable},
+    types::{Capability, Denial, Failure, GuestError, Phase},
 };
 
 pub use schemars;
@@ -81,7 +83,8 @@ pub use serde_json;
 /// What nearly every module needs.
 pub mod prelude {
     pub use crate::{
-        Capability, Context, Descriptor, Failure, Guest, GuestError, Outcome, Phase, PhaseModule,
+        Capability, Context, Descriptor, Failure, Guest, GuestError, Outcome, Phase, PhaseModule, Secret,
+        descriptor,
     };
     pub use schemars::JsonSchema;
     pub use serde::Deserialize;

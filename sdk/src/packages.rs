@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::Outcome;
+use crate::{Failure, Guest, Outcome};
 
 /// The settings of a `package` step.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -27,6 +27,47 @@ pub struct Settings {
     pub packages: Vec<String>,
     /// What is wanted of the packages.
     pub state: State,
+    /// Repositories that must be known, beside those of the system.
+    #[schemars(length(max = 64))]
+    pub repositories: Vec<Repository>,
+}
+
+/// A repository of packages. Each package manager has its own idea of one: what it has no use for is refused by its module.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Repository {
+    /// Its name: of its file for apt, of its section for pacman.
+    #[schemars(regex(pattern = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"), length(max = 64))]
+    pub name: String,
+    /// Where it is.
+    #[schemars(regex(pattern = r"^[a-z]+:[^\s]+$"), length(max = 1024))]
+    pub uri: String,
+    /// apt: the suites, e.g. `bookworm`; one that ends in `/` is a path, and then there are no components.
+    #[serde(default)]
+    #[schemars(inner(regex(pattern = r"^[^\s]+$")))]
+    pub suites: Vec<String>,
+    /// apt: the components, e.g. `main`.
+    #[serde(default)]
+    #[schemars(inner(regex(pattern = r"^[^\s]+$")))]
+    pub components: Vec<String>,
+    /// The public key that its packages or lists are signed with, ASCII-armoured.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Take its packages unsigned.
+    #[serde(default)]
+    pub trusted: bool,
+}
+
+/// Replaces a configuration file, with mode 0644, if it is not there or has another content. Gives whether it had to.
+///
+/// By commands, because package managers' files belong to root and a package module has commands granted anyway.
+pub fn write_if_different(guest: &Guest, path: &str, content: &str) -> Result<bool, Failure> {
+    let now = guest.command(["cat", "--", path]).read_only().any_status().run()?;
+    if now.success() && now.stdout == content.as_bytes() {
+        return Ok(false);
+    }
+    guest.command(["install", "-D", "-m", "0644", "/dev/stdin", path]).stdin(content).run()?;
+    Ok(true)
 }
 
 /// Whether, and how, what is installed is upgraded.
@@ -107,6 +148,7 @@ pub struct Changes {
     installed: Vec<(String, String)>,
     upgraded: Vec<(String, String)>,
     removed: Vec<(String, String)>,
+    configured: Vec<String>,
 }
 
 impl Changes {
@@ -128,6 +170,13 @@ impl Changes {
         changes
     }
 
+    /// Adds repositories that were configured.
+    #[must_use]
+    pub fn configured(mut self, repositories: Vec<String>) -> Self {
+        self.configured.extend(repositories);
+        self
+    }
+
     /// The outcome: changed if anything was, else `otherwise`. E.g. `installed curl 7.88.1-10 and 3 more, removed vim`.
     pub fn outcome(&self, otherwise: &str) -> Outcome {
         let groups = [
@@ -135,11 +184,14 @@ impl Changes {
             ("upgraded", &self.upgraded, true),
             ("removed", &self.removed, false),
         ];
-        let parts: Vec<String> = groups
-            .into_iter()
-            .filter(|(_, packages, _)| !packages.is_empty())
-            .map(|(verb, packages, with_version)| format!("{verb} {}", names(packages, with_version)))
-            .collect();
+        let mut parts = Vec::new();
+        if !self.configured.is_empty() {
+            parts.push(format!("configured repository {}", self.configured.join(", ")));
+        }
+        let groups = groups.into_iter().filter(|(_, packages, _)| !packages.is_empty());
+        parts.extend(
+            groups.map(|(verb, packages, with_version)| format!("{verb} {}", names(packages, with_version))),
+        );
         if parts.is_empty() { Outcome::unchanged(otherwise) } else { Outcome::changed(parts.join(", ")) }
     }
 }

@@ -17,7 +17,13 @@ fn help_of_every_command() {
         "snapshot delete",
         "destroy",
         "module",
+        "module new",
         "module build",
+        "module test",
+        "module inspect",
+        "module list",
+        "module lock",
+        "module accept",
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_farmhand"))
             .args(command.split_whitespace())

@@ -12,7 +12,7 @@ mod xml;
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumValue};
 pub use digest::{Digest, DigestError};
 pub use dirs::{Dirs, DirsError};
-pub use grants::Grants;
+pub use grants::{Grants, PathGlob, PathGlobError};
 pub use login::{Become, BecomeMethod, Credential, Login, Secret};
 pub use phase::{Checkpoint, Phase};
 pub use problem::{Problem, Problems, SourceFile};

@@ -71,7 +71,7 @@ impl Cli {
             Command::Ssh(command) => command.run(&farm).await,
             Command::Snapshot(command) => command.run(&farm).await,
             Command::Destroy(command) => command.run(&farm).await,
-            Command::Module(command) => command.run().await,
+            Command::Module(command) => command.run(&farm).await,
         }
     }
 }

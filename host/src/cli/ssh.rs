@@ -36,11 +36,14 @@ impl Ssh {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let workbench = Workbench::open(args).await?;
         let machine = workbench.select(std::slice::from_ref(&self.machine))?[0].clone();
-        let site = workbench.site(Arc::new(|event: Event| {
-            if let Event::Progress { message, .. } = event {
-                eprintln!("{message}");
-            }
-        }));
+        let site = workbench.site(
+            Arc::new(|event: Event| {
+                if let Event::Progress { message, .. } = event {
+                    eprintln!("{message}");
+                }
+            }),
+            None,
+        );
         let endpoint = run::reach(&site, &machine).await.into_diagnostic()?;
         let login = site.login(&machine);
 

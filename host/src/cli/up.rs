@@ -29,6 +29,12 @@ pub(super) struct Up {
     /// Also show each step as it begins, and what modules say for their authors.
     #[arg(long, short)]
     verbose: bool,
+    /// Write a transcript of each step to this folder: what the module asked of the guest, and what it was answered.
+    ///
+    /// `farmhand module test` and the SDK play transcripts back without a machine. Secrets are not in them; what commands in
+    /// the guest wrote is.
+    #[arg(long, value_name = "FOLDER")]
+    record: Option<camino::Utf8PathBuf>,
     /// Print the run's events, one JSON object a line.
     #[arg(long)]
     json: bool,
@@ -36,7 +42,10 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let Planned { workbench, jobs } = Planned::new(args, &self.machines, self.fresh).await?;
+        let Planned { workbench, mut jobs } = Planned::new(args, &self.machines, self.fresh).await?;
+        for job in &mut jobs {
+            job.steps.read_secrets(&workbench.farm)?;
+        }
         let at_once = self.jobs.or(workbench.farm.config.serial);
         let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
 
@@ -45,7 +54,7 @@ impl Up {
         let summary = {
             // A reporter that has ended has said why itself.
             let events = move |event: Event| drop(sender.send(event));
-            run::run(workbench.site(std::sync::Arc::new(events)), jobs, at_once).await
+            run::run(workbench.site(std::sync::Arc::new(events), self.record), jobs, at_once).await
         };
         reporting.await.into_diagnostic()?.into_diagnostic()?;
         Ok(if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

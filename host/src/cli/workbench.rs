@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use camino::Utf8PathBuf;
 use indexmap::IndexMap;
 use miette::{IntoDiagnostic, WrapErr, miette};
 
@@ -54,7 +55,7 @@ impl Workbench {
     }
 
     /// What a run needs beside the plans.
-    pub(super) fn site(&self, events: Arc<dyn EventSink>) -> Arc<Site> {
+    pub(super) fn site(&self, events: Arc<dyn EventSink>, record: Option<Utf8PathBuf>) -> Arc<Site> {
         Arc::new(Site {
             hypervisor: self.hypervisor.clone(),
             connector: Arc::new(SshConnector),
@@ -62,6 +63,7 @@ impl Workbench {
             events,
             locks: self.dirs.locks(),
             login_key: self.dirs.login_key(),
+            record,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),
@@ -85,7 +87,8 @@ impl Planned {
         let farm = Farm::load(&args.farm)?;
         let options = Options { allowed: farm.config.allowed(), fresh };
         let dirs = dirs()?;
-        let engine = Engine::new(Some(dirs.modules()), Limits::default()).into_diagnostic()?;
+        let engine = Engine::new(Some(dirs.modules()), Limits::default().with(&farm.config.limits))
+            .into_diagnostic()?;
         let library = Library::new(engine, module::default_folders());
         let selected: Vec<_> =
             select(&farm, names)?.into_iter().map(|machine| machine.name.clone()).collect();
@@ -135,7 +138,7 @@ impl Workbench {
 }
 
 /// farmhand's folders, made if need be.
-fn dirs() -> miette::Result<Dirs> {
+pub(super) fn dirs() -> miette::Result<Dirs> {
     let dirs = Dirs::of_user().into_diagnostic()?;
     dirs.create().into_diagnostic().wrap_err("can't make farmhand's folders")?;
     Ok(dirs)

@@ -6,6 +6,7 @@
 mod config;
 mod definition;
 mod domain_xml;
+mod lock;
 mod machine;
 mod phase_file;
 mod source;
@@ -17,9 +18,13 @@ mod yaml;
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 
-pub use config::{Config, Gate, ModuleConfig, Project, Timeouts};
+pub use config::{
+    Config, Gate, Hypervisor, LimitsConfig, ModuleConfig, Project, SecretSource, Size, Timeouts,
+    is_secret_name,
+};
 pub use definition::Explained;
 pub use domain_xml::{DomainInputs, DomainTemplate};
+pub use lock::{LOCK_FILE, Lock, LockedImage, LockedModule};
 pub use machine::{Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, disk_name};
 pub use phase_file::{Phases, Step, Uses};
 pub use source::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};

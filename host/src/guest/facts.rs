@@ -9,8 +9,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// More of os-release than this is not read, and no fact is longer than [`LONGEST_FACT`].
 const MAX_SIZE: usize = 64 << 10;
 const LONGEST_FACT: usize = 256;
-/// The order of the files is os-release(5)'s. uname comes first: its lines are two, whatever the file holds.
-const PROBE: &str = "uname -r && uname -m && { cat /etc/os-release 2>/dev/null || cat /usr/lib/os-release 2>/dev/null || :; }";
+/// Package managers that a guest may have.
+pub const PACKAGE_MANAGERS: [&str; 6] = ["apt-get", "dnf", "yum", "zypper", "pacman", "apk"];
+/// The order of the files is os-release(5)'s. uname comes first, then a package manager or nothing: their lines are three,
+/// whatever the file holds.
+const PROBE: &str = "uname -r && uname -m && { for name in apt-get dnf yum zypper pacman apk; do \
+    command -v \"$name\" >/dev/null 2>&1 && break; name=; done; echo \"$name\"; } && { cat /etc/os-release 2>/dev/null || cat /usr/lib/os-release 2>/dev/null || :; }";
 
 /// The command with which [`probe`] asks.
 pub fn probe_command() -> Command {
@@ -27,12 +31,15 @@ pub async fn probe(guest: &dyn Guest) -> Result<Facts, GuestError> {
     })
 }
 
-/// Reads what [`probe_command`] printed: a line of `uname -r`, a line of `uname -m`, then os-release(5), which may be empty.
+/// Reads what [`probe_command`] printed: a line of `uname -r`, a line of `uname -m`, a line with the package manager, then
+/// os-release(5), which may be empty.
 /// `None` when the first two lines are not there.
 pub fn parse(output: &str) -> Option<Facts> {
     let mut lines = output.lines();
     let mut uname = || lines.next().map(|line| bounded(line.trim())).filter(|line| !line.is_empty());
     let (kernel, architecture) = (uname()?, uname()?);
+    let package_manager =
+        lines.next().map(str::trim).filter(|name| PACKAGE_MANAGERS.contains(name)).map(str::to_owned);
     let mut release = parse_os_release(lines);
     let mut take = |name| release.remove(name).filter(|value| !value.is_empty());
     Some(Facts {
@@ -44,6 +51,7 @@ pub fn parse(output: &str) -> Option<Facts> {
         os_pretty_name: take("PRETTY_NAME").unwrap_or_else(|| "Linux".into()),
         kernel,
         architecture,
+        package_manager,
     })
 }
 
@@ -93,7 +101,7 @@ mod tests {
     #[test]
     fn debian() {
         let facts = parse(
-            "6.1.0-31-cloud-amd64\nx86_64\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\n\
+            "6.1.0-31-cloud-amd64\nx86_64\napt-get\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\n\
              VERSION_ID=\"12\"\nVERSION_CODENAME=bookworm\nID=debian\nHOME_URL=\"https://www.debian.org/\"\n",
         );
         let expected = Facts {
@@ -103,6 +111,7 @@ mod tests {
             os_pretty_name: "Debian GNU/Linux 12 (bookworm)".into(),
             kernel: "6.1.0-31-cloud-amd64".into(),
             architecture: "x86_64".into(),
+            package_manager: Some("apt-get".into()),
         };
         assert_eq!(facts, Some(expected));
     }
@@ -110,7 +119,7 @@ mod tests {
     #[test]
     fn rolling_release_that_is_like_others() {
         let facts = parse(
-            "6.9\naarch64\n# a comment\n\nID='endeavouros'\nID_LIKE=\"arch  archlinux\"\nPRETTY_NAME=E\n",
+            "6.9\naarch64\n\n# a comment\n\nID='endeavouros'\nID_LIKE=\"arch  archlinux\"\nPRETTY_NAME=E\n",
         )
         .unwrap();
         assert_eq!((facts.os_id.as_str(), facts.os_version_id), ("endeavouros", None));
@@ -152,7 +161,7 @@ mod tests {
                 quoted.push(c);
             }
             quoted.push('"');
-            let facts = parse(&format!("1\nm\nPRETTY_NAME={quoted}\n")).unwrap();
+            let facts = parse(&format!("1\nm\n\nPRETTY_NAME={quoted}\n")).unwrap();
             let expected = if value.is_empty() { "Linux" } else { &value };
             prop_assert_eq!(facts.os_pretty_name, expected);
         }

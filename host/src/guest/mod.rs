@@ -162,6 +162,9 @@ pub struct Facts {
     pub kernel: String,
     /// `uname -m`.
     pub architecture: String,
+    /// The first of [`facts::PACKAGE_MANAGERS`] that the login user can run.
+    #[serde(default)]
+    pub package_manager: Option<String>,
 }
 
 /// Where a guest listens for SSH, and who it must be.

@@ -159,6 +159,7 @@ impl SimulatedGuest {
             os_pretty_name: "Debian GNU/Linux 12 (bookworm)".into(),
             kernel: "6.1.0-31-cloud-amd64".into(),
             architecture: "x86_64".into(),
+            package_manager: Some("apt-get".into()),
         });
         guest.on_any(|command| command.argv[0] == "date", |_, _| Answer::ok());
         guest
@@ -192,9 +193,10 @@ impl SimulatedGuest {
             .map(|version| format!("VERSION_ID='{version}'\n"))
             .unwrap_or_default();
         let text = format!(
-            "{}\n{}\nID='{}'\nID_LIKE='{}'\nPRETTY_NAME='{}'\n{version}",
+            "{}\n{}\n{}\nID='{}'\nID_LIKE='{}'\nPRETTY_NAME='{}'\n{version}",
             facts.kernel,
             facts.architecture,
+            facts.package_manager.as_deref().unwrap_or_default(),
             facts.os_id,
             facts.os_id_like.join(" "),
             facts.os_pretty_name

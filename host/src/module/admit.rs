@@ -1,7 +1,7 @@
 use wasmparser::{Parser, Payload, ValidPayload, Validator, WasmFeatures};
 use wasmtime::component::{Component, types::ComponentItem};
 
-use super::{error::ModuleError, limits::Limits};
+use super::{error::ModuleError, limits::Limits, wasi};
 
 /// What a module may use: WebAssembly 2.0 and what compilers emit by now. Off: threads, 64-bit and several memories, garbage
 /// collection, exceptions, and everything that is not deterministic or not yet settled.
@@ -45,15 +45,21 @@ pub(super) fn check_bytes(module: &str, bytes: &[u8], limits: &Limits) -> Result
     Ok(())
 }
 
-/// Checks that a component imports nothing but the interfaces of `wit/`.
-pub(super) fn check_imports(module: &str, component: &Component) -> Result<(), ModuleError> {
+/// The names of what a component imports.
+pub(super) fn imports(component: &Component) -> Vec<String> {
     let component_type = component.component_type();
-    let foreign: Vec<String> = component_type
-        .imports(component.engine())
-        // Types are only names for what comes from the instances; a resource of nobody's is refused by the linker.
-        .filter(|(_, import)| !matches!(import.ty, ComponentItem::Type(_) | ComponentItem::Resource(_)))
-        .map(|(name, _)| name)
-        .filter(|name| !is_ours(name))
+    let imports = component_type.imports(component.engine());
+    // Types are only names for what comes from the instances; a resource of nobody's is refused by the linker.
+    let instances = imports
+        .filter(|(_, import)| !matches!(import.ty, ComponentItem::Type(_) | ComponentItem::Resource(_)));
+    instances.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Checks that a component imports nothing but the interfaces of `wit/`, and those of WASI, which grant nothing.
+pub(super) fn check_imports(module: &str, component: &Component) -> Result<(), ModuleError> {
+    let foreign: Vec<String> = imports(component)
+        .iter()
+        .filter(|name| !is_ours(name) && !wasi::has(name))
         .take(8)
         .map(|name| format!("`{}`", super::text::one_line(name, 100)))
         .collect();

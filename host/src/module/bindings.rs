@@ -6,5 +6,8 @@ wasmtime::component::bindgen!({
     path: "../wit",
     imports: { default: async | trappable },
     exports: { default: async },
-    with: { "farmhand:phase/guest.guest": super::state::LentGuest },
+    with: {
+        "farmhand:phase/guest.guest": super::state::LentGuest,
+        "farmhand:phase/guest.process": super::capability::Process,
+    },
 });

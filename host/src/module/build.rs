@@ -31,6 +31,18 @@ pub async fn build(folder: &Utf8Path, output: &Utf8Path) -> Result<(), BuildErro
     tokio::task::spawn_blocking(encode).await.map_err(|error| BuildError::Cargo(error.to_string()))?
 }
 
+/// Runs the tests of a phase module's crate. What they say goes to standard error and output as cargo has it.
+pub async fn test(folder: &Utf8Path) -> Result<(), BuildError> {
+    let manifest = folder.join("Cargo.toml");
+    if !manifest.is_file() {
+        return Err(BuildError::NoCrate(folder.to_owned()));
+    }
+    let mut command = cargo();
+    command.args(["test", "--manifest-path", manifest.as_str()]).stdin(Stdio::null()).kill_on_drop(true);
+    let status = command.status().await.map_err(|error| BuildError::Cargo(error.to_string()))?;
+    if status.success() { Ok(()) } else { Err(BuildError::Tests(status.to_string())) }
+}
+
 /// Compiles and gives the path of the core module.
 async fn compile(manifest: &Utf8Path) -> Result<Utf8PathBuf, BuildError> {
     let mut command = cargo();
@@ -140,6 +152,9 @@ pub enum BuildError {
     /// cargo failed; it has said why.
     #[error("cargo failed ({0}); if it misses the target, `rustup target add wasm32-unknown-unknown`")]
     Failed(String),
+    /// The crate's tests failed; they have said why.
+    #[error("the tests failed ({0})")]
+    Tests(String),
     /// The crate makes no module.
     #[error("{0} makes no WebAssembly module: it needs `[lib] crate-type = [\"cdylib\"]`")]
     NotACdylib(Utf8PathBuf),

@@ -75,7 +75,7 @@ impl Cache {
     }
 
     fn descriptor_path(&self, digest: Digest) -> Utf8PathBuf {
-        self.folder.join(format!("{}.1.json", digest.hex()))
+        self.folder.join(format!("{}.2.json", digest.hex()))
     }
 
     /// Reads a file that only this user can have written.

@@ -1,19 +1,22 @@
 use std::{sync::Arc, time::Duration};
 
+use camino::Utf8PathBuf;
 use serde_json::Value;
 use wasmtime::component::Resource;
 
 use super::{
     bindings::{PhaseModulePre, farmhand::phase::types as wit},
-    capability::LogGate,
+    capability::{ArtifactStore, LogGate},
     descriptor::Descriptor,
     engine::Engine,
     error::{Failure, LimitHit, ModuleError},
     grants::NotGranted,
     limits::Limits,
     loaded::Module,
-    state::{LentGuest, State, blame_error},
+    secrets::Secrets,
+    state::{Lent, LentGuest, State, blame_error},
     text,
+    transcript::{Answers, Recording},
 };
 use crate::{
     base::{Grants, Phase},
@@ -30,10 +33,32 @@ pub struct Call {
     pub facts: Facts,
     /// What the module may do.
     pub grants: Grants,
+    /// The secrets among its grants.
+    pub secrets: Secrets,
     /// What it may use up.
     pub limits: Limits,
     /// How long it may take in all; [`Limits::wall_time`] when absent.
     pub timeout: Option<Duration>,
+    /// Where its lines go.
+    pub log: Arc<dyn ModuleLog>,
+    /// Where its artifacts go; without it they are refused.
+    pub artifacts: Option<Arc<dyn ArtifactStore>>,
+    /// The file that gets a transcript of the call.
+    pub record: Option<Utf8PathBuf>,
+}
+
+/// A call of a module without a guest: something else answers in its place, and nothing is changed anywhere.
+pub struct Rehearsal {
+    /// For what and with what it is run.
+    pub context: Context,
+    /// What answers.
+    pub answers: Arc<dyn Answers>,
+    /// What is known of the guest.
+    pub facts: Facts,
+    /// What the module may do.
+    pub grants: Grants,
+    /// What it may use up.
+    pub limits: Limits,
     /// Where its lines go.
     pub log: Arc<dyn ModuleLog>,
 }
@@ -84,22 +109,56 @@ pub trait ModuleLog: Send + Sync {
 
     /// Takes a line that a command in the guest wrote.
     fn output(&self, stream: Stream, line: &str);
+
+    /// Takes word of how far the module has got: one line, and per cent where that is known.
+    fn progress(&self, message: &str, percent: Option<u8>);
 }
 
 const MAX_SUMMARY: usize = 500;
 
 /// What can be said against a call before it is made.
-pub(super) fn check(module: &Module, call: &Call) -> Result<(), ModuleError> {
+pub(super) fn check(module: &Module, context: &Context, grants: &Grants) -> Result<(), ModuleError> {
     let descriptor = module.descriptor();
-    let (name, phase) = (descriptor.name.clone(), call.context.phase);
+    let (name, phase) = (descriptor.name.clone(), context.phase);
     if !descriptor.can_carry_out(phase) {
         let supported = descriptor.phases.iter().map(|phase| phase.name()).collect::<Vec<_>>().join(", ");
         return Err(ModuleError::WrongPhase { module: name, phase, supported });
     }
-    NotGranted::check(descriptor, &call.grants)?;
+    NotGranted::check(descriptor, &context.settings, grants)?;
     module
-        .check_settings(&call.context.settings)
+        .check_settings(&context.settings)
         .map_err(|problems| ModuleError::Settings { module: name, problems })
+}
+
+/// What a call is made with.
+pub(super) struct Lending {
+    pub(super) context: Context,
+    pub(super) guest: LentGuest,
+    pub(super) timeout: Duration,
+    pub(super) state: State,
+}
+
+impl Lending {
+    /// What this call is made with. What it asks of the guest is taken down in `recording`.
+    pub(super) fn live(call: Call, recording: Option<Arc<Recording>>) -> Self {
+        let timeout = call.timeout.unwrap_or(call.limits.wall_time);
+        let gate = LogGate::new(call.log, &call.limits);
+        let mut state = State::new(call.grants, call.limits, gate);
+        state.secrets = call.secrets;
+        state.artifacts = call.artifacts;
+        let lent = Lent::Live { guest: call.guest, recording };
+        Self { context: call.context, guest: LentGuest { lent, facts: call.facts }, timeout, state }
+    }
+}
+
+impl From<Rehearsal> for Lending {
+    fn from(call: Rehearsal) -> Self {
+        let timeout = call.limits.wall_time;
+        let gate = LogGate::new(call.log, &call.limits);
+        let state = State::new(call.grants, call.limits, gate);
+        let lent = Lent::Answered(call.answers);
+        Self { context: call.context, guest: LentGuest { lent, facts: call.facts }, timeout, state }
+    }
 }
 
 /// Calls `run` in a store of its own, with all limits on.
@@ -107,12 +166,11 @@ pub(super) async fn run(
     engine: &Engine,
     name: &str,
     module: &PhaseModulePre<State>,
-    call: Call,
+    lending: Lending,
 ) -> Result<Outcome, ModuleError> {
-    let Call { context, guest, facts, grants, limits, timeout, log } = call;
-    let limit = timeout.unwrap_or(limits.wall_time);
-    let gate = LogGate::new(log, &limits);
-    let mut store = State::new(grants, limits, gate).into_store(engine.wasmtime());
+    let Lending { context, guest, timeout: limit, state } = lending;
+    let grants = state.grants.clone();
+    let mut store = state.into_store(engine.wasmtime());
     let context = wit::Context {
         phase: context.phase.into(),
         platform: context.platform,
@@ -124,18 +182,19 @@ pub(super) async fn run(
     let _running = engine.ticker().start().map_err(|error| host(name, &error))?;
     let called = tokio::time::timeout(limit, async {
         // The host keeps the guest: the module only borrows it for the call.
-        let guest = store.data_mut().table.push(LentGuest { guest, facts })?;
+        let guest = store.data_mut().table.push(guest)?;
         let borrowed = Resource::new_borrow(guest.rep());
         let instance = module.instantiate_async(&mut store).await?;
         instance.call_run(&mut store, &context, borrowed).await
     })
     .await;
-    store.data_mut().log.finish();
+    store.data_mut().finish_log();
     match called {
         Err(_) => Err(ModuleError::Limit { module: name.to_owned(), limit: LimitHit::WallTime(limit) }),
         Ok(Err(error)) => Err(blame_error(name, &error, store.data())),
         Ok(Ok(Err(failure))) => {
-            Err(ModuleError::Failed { module: name.to_owned(), failure: Failure::from_module(failure) })
+            let failure = Failure::from_module(failure, name, &grants);
+            Err(ModuleError::Failed { module: name.to_owned(), failure })
         }
         Ok(Ok(Ok(outcome))) => {
             Ok(Outcome { changed: outcome.changed, summary: text::one_line(&outcome.summary, MAX_SUMMARY) })

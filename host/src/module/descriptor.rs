@@ -2,7 +2,10 @@ use globset::GlobBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::{bindings::farmhand::phase::types as wit, grants::Capability, schema, text};
-use crate::base::Phase;
+use crate::{
+    base::{PathGlob, Phase},
+    farm::is_secret_name,
+};
 
 /// What a module is, in its own words; checked and bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,10 @@ pub struct Descriptor {
     pub version: String,
     /// One line on what it does, at most 200 characters.
     pub summary: String,
+    /// Who wrote it; at most 16, of at most 200 characters each.
+    pub authors: Vec<String>,
+    /// Its licence as an SPDX expression, as the module says; empty when it does not.
+    pub license: String,
     /// Names under which steps can use it, beside its own; at most 16.
     pub provides: Vec<String>,
     /// Platforms that it claims: exact names or globs, at most 64; any platform when empty.
@@ -32,6 +39,8 @@ pub struct Descriptor {
 pub struct CapabilityRequest {
     /// The capability.
     pub capability: Capability,
+    /// Of `files` globs of paths, of `secrets` names; empty when they follow from the settings, and for the others.
+    pub values: Vec<String>,
     /// Why the module needs it: one line, at most 300 characters.
     pub reason: String,
 }
@@ -43,12 +52,28 @@ const MAX_PROVIDES: usize = 16;
 const MAX_PLATFORMS: usize = 64;
 const MAX_PLATFORM: usize = 128;
 const MAX_CAPABILITIES: usize = 16;
+const MAX_AUTHORS: usize = 16;
+const MAX_VALUES: usize = 64;
+const MAX_VALUE: usize = 1024;
 const MAX_SCHEMA: usize = 256 << 10;
+
+/// The `format` of a setting that holds the path of a file in the guest.
+const GUEST_PATH: &str = "guest-path";
 
 impl Descriptor {
     /// Whether it can carry out a phase.
     pub fn can_carry_out(&self, phase: Phase) -> bool {
         self.phases.is_empty() || self.phases.contains(&phase)
+    }
+
+    /// The paths of files in the guest that these settings name: the values of top-level settings whose schema says
+    /// `"format": "guest-path"`.
+    pub(super) fn paths_in<'a>(&self, settings: &'a serde_json::Value) -> Vec<&'a str> {
+        let properties = self.settings_schema.get("properties").and_then(serde_json::Value::as_object);
+        let is_path =
+            |schema: &serde_json::Value| schema.get("format").is_some_and(|format| format == GUEST_PATH);
+        let names = properties.into_iter().flatten().filter(|(_, schema)| is_path(schema));
+        names.filter_map(|(name, _)| settings.get(name)?.as_str()).collect()
     }
 
     /// Reads what `describe` gave. The error says what is wrong with it.
@@ -62,6 +87,13 @@ impl Descriptor {
             name: descriptor.name,
             version: descriptor.version,
             summary: text::one_line(&descriptor.summary, MAX_SUMMARY),
+            authors: descriptor
+                .authors
+                .iter()
+                .take(MAX_AUTHORS + 1)
+                .map(|author| text::one_line(author, MAX_SUMMARY))
+                .collect(),
+            license: text::one_line(&descriptor.license, MAX_SUMMARY),
             provides: descriptor.provides,
             platforms: descriptor.platforms,
             phases: descriptor.phases.into_iter().map(Phase::from).collect(),
@@ -71,6 +103,7 @@ impl Descriptor {
                 .take(MAX_CAPABILITIES + 1)
                 .map(|request| CapabilityRequest {
                     capability: request.capability.into(),
+                    values: request.values,
                     reason: text::one_line(&request.reason, MAX_REASON),
                 })
                 .collect(),
@@ -84,6 +117,7 @@ impl Descriptor {
     pub(super) fn check(&self) -> Result<(), String> {
         check_name(&self.name).map_err(|why| format!("its name {why}"))?;
         check_version(&self.version)?;
+        at_most("authors", self.authors.len(), MAX_AUTHORS)?;
         at_most("names that it provides", self.provides.len(), MAX_PROVIDES)?;
         for name in &self.provides {
             check_name(name).map_err(|why| format!("a name that it provides {why}"))?;
@@ -100,7 +134,26 @@ impl Descriptor {
         }
         at_most("phases", self.phases.len(), Phase::ALL.len())?;
         at_most("capabilities that it asks for", self.capabilities.len(), MAX_CAPABILITIES)?;
+        self.capabilities.iter().try_for_each(CapabilityRequest::check)?;
         schema::compile(&self.settings_schema).map(drop)
+    }
+}
+
+impl CapabilityRequest {
+    fn check(&self) -> Result<(), String> {
+        at_most("values of a capability that it asks for", self.values.len(), MAX_VALUES)?;
+        for value in &self.values {
+            let shown = text::one_line(value, MAX_NAME);
+            let fits = match self.capability {
+                Capability::Files => PathGlob::try_from(value.clone()).is_ok(),
+                Capability::Secrets => is_secret_name(value),
+                _ => false,
+            };
+            if value.len() > MAX_VALUE || !fits {
+                return Err(format!("it asks for {} `{shown}`, which can't be one", self.capability));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -160,6 +213,9 @@ impl From<wit::Capability> for Capability {
             wit::Capability::Exec => Self::Exec,
             wit::Capability::Become => Self::Become,
             wit::Capability::Files => Self::Files,
+            wit::Capability::Secrets => Self::Secrets,
+            wit::Capability::Artifacts => Self::Artifacts,
+            wit::Capability::Facts => Self::Facts,
         }
     }
 }
@@ -170,6 +226,9 @@ impl From<Capability> for wit::Capability {
             Capability::Exec => Self::Exec,
             Capability::Become => Self::Become,
             Capability::Files => Self::Files,
+            Capability::Secrets => Self::Secrets,
+            Capability::Artifacts => Self::Artifacts,
+            Capability::Facts => Self::Facts,
         }
     }
 }

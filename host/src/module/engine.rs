@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use wasmtime::{
@@ -10,13 +10,17 @@ use super::{
     admit,
     bindings::{PhaseModule, PhaseModulePre},
     cache::Cache,
-    error::ModuleError,
+    error::{LimitHit, ModuleError},
     limits::Limits,
     loaded::Module,
     state::State,
     ticker::Ticker,
+    wasi,
 };
 use crate::base::Digest;
+
+/// The stack of a module, in bytes.
+pub(super) const MAX_STACK: usize = 1 << 20;
 
 /// Compiles and runs phase modules. One for a process; cheap to clone.
 #[derive(Clone)]
@@ -44,6 +48,7 @@ impl Engine {
         let engine = wasmtime::Engine::new(&config())?;
         let mut linker = Linker::new(&engine);
         PhaseModule::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
+        wasi::add_to_linker(&mut linker)?;
         let cache = cache.map(|folder| Cache::new(folder, &engine));
         let ticker = Ticker::new(engine.clone());
         Ok(Self(Arc::new(Inner { engine, linker, cache, limits, ticker })))
@@ -86,7 +91,7 @@ impl Engine {
         bytes: Arc<[u8]>,
     ) -> Result<PhaseModulePre<State>, ModuleError> {
         let (this, module) = (self.clone(), name.to_owned());
-        blocking(name, move || {
+        compiling(name, self.0.limits.compile_time, move || {
             let component = this.component(&module, digest, &bytes)?;
             admit::check_imports(&module, &component)?;
             let unfit = |error: wasmtime::Error| ModuleError::NotAPhaseModule {
@@ -128,7 +133,7 @@ fn config() -> Config {
         // The only bits that could differ between two processors.
         .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
-        .max_wasm_stack(1 << 20)
+        .max_wasm_stack(MAX_STACK)
         // Calls to the host run on the same stack.
         .async_stack_size(4 << 20);
     config
@@ -144,6 +149,25 @@ fn read(path: Utf8PathBuf, limit: usize) -> Result<Vec<u8>, ModuleError> {
         return Err(ModuleError::TooLarge { module: path.to_string(), what: "its file", limit });
     }
     Ok(bytes)
+}
+
+/// Compiles on a thread of its own. When it takes longer than it may, it is no longer waited for: the thread goes on until
+/// it is through, or until the program ends, which does not wait for it either.
+async fn compiling<T: Send + 'static>(
+    module: &str,
+    limit: Duration,
+    work: impl FnOnce() -> Result<T, ModuleError> + Send + 'static,
+) -> Result<T, ModuleError> {
+    let host = |message: String| ModuleError::Host { module: module.to_owned(), message };
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let work = move || drop(sender.send(work()));
+    let thread = std::thread::Builder::new().name("module-compile".to_owned()).spawn(work);
+    thread.map_err(|error| host(format!("can't start a thread: {error}")))?;
+    match tokio::time::timeout(limit, receiver).await {
+        Ok(Ok(compiled)) => compiled,
+        Ok(Err(_)) => Err(host("the compiler crashed".to_owned())),
+        Err(_) => Err(ModuleError::Limit { module: module.to_owned(), limit: LimitHit::CompileTime(limit) }),
+    }
 }
 
 /// Runs what would hold up the async runtime on a thread for that.

@@ -4,11 +4,11 @@ use camino::Utf8PathBuf;
 
 use super::{
     bindings::farmhand::phase::types as wit,
-    grants::{Capability, NotGranted},
+    grants::{Denial, NotGranted},
     schema::SettingsProblem,
     text,
 };
-use crate::base::Phase;
+use crate::base::{Grants, Phase};
 
 /// Why a phase module could not be used, or did not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -51,8 +51,8 @@ pub enum ModuleError {
     },
     /// It wants something from the host that modules don't get.
     #[error(
-        "phase module {module} imports {imports}, which farmhand does not provide: a module gets `farmhand:phase` and nothing \
-         else (for Rust, build it for wasm32-unknown-unknown; WASI is not there)"
+        "phase module {module} imports {imports}, which farmhand does not provide: a module gets `farmhand:phase` \
+         and, with nothing granted, WASI 0.2"
     )]
     WrongImports {
         /// The module.
@@ -112,7 +112,7 @@ pub enum ModuleError {
         module: String,
         /// What happened.
         message: String,
-        /// The last error that it logged: with the SDK, the message of its panic.
+        /// The last error or warning that it logged: with the SDK, the message of its panic.
         last_line: Option<String>,
     },
     /// It says why it could not do its work.
@@ -189,6 +189,15 @@ pub enum LimitHit {
     /// It wanted more memory.
     #[error("it needs more than {} MiB of memory (limit: memory)", .0 >> 20)]
     Memory(usize),
+    /// Its calls nested too deeply.
+    #[error("its calls nest deeper than {} KiB of stack (limit: stack)", .0 >> 10)]
+    Stack(usize),
+    /// It is made of too many parts.
+    #[error("it has more than {0} core instances, tables or memories (limit: instances)")]
+    Instances(usize),
+    /// Compiling it took too long.
+    #[error("compiling it took longer than {} s (limit: compile time)", .0.as_secs_f64())]
+    CompileTime(Duration),
     /// It wanted larger tables.
     #[error("it needs more than {0} table elements (limit: table elements)")]
     TableElements(usize),
@@ -207,8 +216,8 @@ pub enum Failure {
     CommandFailed(String),
     /// The guest lacks something that the module needs.
     UnsupportedGuest(String),
-    /// It used a capability that it was not granted (and had not asked for).
-    Denied(Capability),
+    /// It used what it was not granted (and had not asked for).
+    Denied(Box<NotGranted>),
     /// A call went over a limit of the host.
     LimitExceeded(String),
     /// A command ran longer than the module's own time-out for it.
@@ -228,8 +237,11 @@ pub enum Failure {
 /// A failure's text is cut at so many lines.
 const MAX_LINES: usize = 40;
 
+/// A path or a name in it is cut at so many characters.
+const MAX_VALUE: usize = 1024;
+
 impl Failure {
-    pub(super) fn from_module(failure: wit::Failure) -> Self {
+    pub(super) fn from_module(failure: wit::Failure, module: &str, grants: &Grants) -> Self {
         let text = |text: String| text::some_lines(&text, MAX_LINES);
         match failure {
             wit::Failure::InvalidSettings(message) => Self::InvalidSettings(text(message)),
@@ -237,7 +249,11 @@ impl Failure {
             wit::Failure::UnsupportedGuest(message) => Self::UnsupportedGuest(text(message)),
             wit::Failure::Other(message) => Self::Other(text(message)),
             wit::Failure::Guest(error) => match error {
-                wit::GuestError::Denied(capability) => Self::Denied(capability.into()),
+                wit::GuestError::Denied(denied) => {
+                    let value = denied.value.map(|value| text::one_line(&value, MAX_VALUE));
+                    let denial = Denial { capability: denied.capability.into(), value };
+                    Self::Denied(Box::new(NotGranted::of_call(module, denial, grants)))
+                }
                 wit::GuestError::LimitExceeded(message) => Self::LimitExceeded(text(message)),
                 wit::GuestError::TimedOut => Self::TimedOut,
                 wit::GuestError::NotFound(message) => Self::NotFound(text(message)),
@@ -263,9 +279,7 @@ impl fmt::Display for Failure {
             Self::InvalidSettings(message) => write!(f, "the settings can't be used: {message}"),
             Self::CommandFailed(message) | Self::Other(message) => f.write_str(message),
             Self::UnsupportedGuest(message) => write!(f, "the guest can't be worked on: {message}"),
-            Self::Denied(capability) => {
-                write!(f, "it used capability `{capability}`, which it was not granted and does not ask for")
-            }
+            Self::Denied(not_granted) => not_granted.fmt(f),
             Self::LimitExceeded(message) => write!(f, "a limit was exceeded: {message}"),
             Self::TimedOut => f.write_str("a command did not end in time"),
             Self::NotFound(message) | Self::Guest(message) => f.write_str(message),

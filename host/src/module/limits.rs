@@ -1,12 +1,12 @@
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use wasmtime::ResourceLimiter;
 
 use super::error::LimitHit;
+use crate::farm::{LimitsConfig, Size};
 
 /// What a module may use up. All limits are on by default; each one that is hit is named with its value.
-///
-/// A module's calls are synchronous, so it never has more than one command open in a guest.
+/// Farm files change them under `limits` (for all modules) and `modules: NAME: limits`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Time in which the module itself computes, in one call. Waiting for the guest does not count.
@@ -31,6 +31,14 @@ pub struct Limits {
     pub log_rate: u32,
     /// A file that is read from or written to the guest, in bytes.
     pub file_size: usize,
+    /// Commands that a module may have open in a guest at once.
+    pub commands: usize,
+    /// Artifacts that one call may keep.
+    pub artifacts: usize,
+    /// Bytes of all artifacts of one call together.
+    pub artifact_data: usize,
+    /// Time in which a module must be compiled.
+    pub compile_time: Duration,
     /// A module's file, in bytes. A Python component has about 18 MB.
     pub module_size: usize,
     /// One function's code, in bytes: compiling takes time and memory out of proportion to it (7 s and 730 MB for 3 MB).
@@ -51,6 +59,10 @@ impl Default for Limits {
             log_burst: 1000,
             log_rate: 200,
             file_size: 16 << 20,
+            commands: 8,
+            artifacts: 100,
+            artifact_data: 64 << 20,
+            compile_time: Duration::from_secs(60),
             module_size: 32 << 20,
             function_size: 1 << 20,
         }
@@ -58,6 +70,35 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// These limits with what a farm file says otherwise.
+    #[must_use]
+    pub fn with(mut self, written: &LimitsConfig) -> Self {
+        fn set<T>(limit: &mut T, written: Option<T>) {
+            if let Some(written) = written {
+                *limit = written;
+            }
+        }
+        let size = |size: Option<Size>| size.map(Size::get);
+        let seconds = |time: Option<NonZeroU32>| time.map(|time| Duration::from_secs(time.get().into()));
+        set(&mut self.cpu_time, seconds(written.cpu_time));
+        set(&mut self.compile_time, seconds(written.compile_time));
+        set(&mut self.memory, size(written.memory));
+        set(&mut self.table_elements, written.table_elements);
+        set(&mut self.instances, written.instances);
+        set(&mut self.host_call_data, size(written.host_call_data));
+        set(&mut self.captured_output, size(written.captured_output));
+        set(&mut self.logged_output, size(written.logged_output));
+        set(&mut self.log_burst, written.log_burst);
+        set(&mut self.log_rate, written.log_rate);
+        set(&mut self.file_size, size(written.file_size));
+        set(&mut self.commands, written.commands);
+        set(&mut self.artifacts, written.artifacts);
+        set(&mut self.artifact_data, size(written.artifact_data));
+        set(&mut self.module_size, size(written.module_size));
+        set(&mut self.function_size, size(written.function_size));
+        self
+    }
+
     /// The tighter ones for `describe`, which only builds a record.
     pub(super) fn for_describe(&self) -> Self {
         Self {

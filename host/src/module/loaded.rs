@@ -5,13 +5,15 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::{
+    admit,
     bindings::PhaseModulePre,
-    call::{self, Call, Outcome},
+    call::{self, Call, Lending, Level, Outcome, Rehearsal},
     descriptor::Descriptor,
     engine::Engine,
     error::ModuleError,
     schema::{self, SettingsProblem},
     state::State,
+    transcript::{Recording, Transcript},
 };
 use crate::base::Digest;
 
@@ -72,10 +74,44 @@ impl Module {
     /// Refuses, before the guest is touched, when the phase, the grants or the settings don't fit. The module starts afresh at
     /// every call; when this future is dropped, it ends, and so does its command in the guest.
     pub async fn run(&self, call: Call) -> Result<Outcome, ModuleError> {
-        call::check(self, &call)?;
+        call::check(self, &call.context, &call.grants)?;
+        let Some(path) = call.record.clone() else { return self.lend(Lending::live(call, None)).await };
+        let recording = Arc::new(Recording::default());
+        let (context, facts, log) = (call.context.clone(), call.facts.clone(), call.log.clone());
+        let outcome = self.lend(Lending::live(call, Some(recording.clone()))).await;
+        let name = self.descriptor.name.clone();
+        let transcript = Transcript::new((name, self.digest), context, facts, &recording, &outcome);
+        let write = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || transcript.write(&path))
+        };
+        if let Err(error) = write.await.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            log.line(Level::Warn, &format!("the transcript {path} can't be written: {error}"));
+        }
+        outcome
+    }
+
+    /// Carries out a phase with something in the guest's place. Nothing is changed anywhere.
+    pub async fn rehearse(&self, call: Rehearsal) -> Result<Outcome, ModuleError> {
+        call::check(self, &call.context, &call.grants)?;
+        self.lend(call.into()).await
+    }
+
+    async fn lend(&self, lending: Lending) -> Result<Outcome, ModuleError> {
         let prepare = || self.engine.prepare(&self.descriptor.name, self.digest, self.bytes.clone());
         let module = self.prepared.get_or_try_init(prepare).await?;
-        call::run(&self.engine, &self.descriptor.name, module, call).await
+        call::run(&self.engine, &self.descriptor.name, module, lending).await
+    }
+
+    /// How large its file is, in bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The interfaces that it imports, by name.
+    pub async fn imports(&self) -> Result<Vec<String>, ModuleError> {
+        let prepare = || self.engine.prepare(&self.descriptor.name, self.digest, self.bytes.clone());
+        Ok(admit::imports(self.prepared.get_or_try_init(prepare).await?.instance_pre().component()))
     }
 }
 

@@ -21,23 +21,34 @@ mod grants;
 mod library;
 mod limits;
 mod loaded;
+mod pin;
 mod schema;
+mod secrets;
 mod state;
 mod steps;
 mod text;
 mod ticker;
+mod transcript;
+mod wasi;
 
-pub use build::{BuildError, build};
-pub use call::{Call, Context, Level, ModuleLog, Outcome};
+pub use build::{BuildError, build, test};
+pub use call::{Call, Context, Level, ModuleLog, Outcome, Rehearsal};
+pub use capability::{ArtifactStore, FolderArtifacts};
 pub use descriptor::{CapabilityRequest, Descriptor};
 pub use engine::Engine;
 pub use error::{Blame, Failure, LimitHit, ModuleError};
-pub use grants::{Capability, NotGranted};
+pub use grants::{Capability, Denial, NotGranted};
 pub use library::{Broken, Library, ResolveError, default_folders};
 pub use limits::Limits;
 pub use loaded::Module;
+pub use pin::{PinMismatch, pin};
 pub use schema::SettingsProblem;
-pub use steps::{ModuleIdentity, PhaseModule, ResolvedStep, ResolvedSteps};
+pub use secrets::Secrets;
+pub use steps::{ModuleIdentity, PhaseModule, ResolvedStep, ResolvedSteps, UsedModule};
+pub use transcript::{
+    Answer, Answers, Bytes, CallError, CommandCall, Content, Ended, GuestCall, RecordedCall, RecordedContext,
+    Recording, Replay, Transcript, in_words,
+};
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,19 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use wasmtime::{Store, UpdateDeadline, component::ResourceTable};
 
 use super::{
-    capability::{LogGate, OutputBudget},
+    capability::{ArtifactBudget, ArtifactStore, LogGate, OutputBudget},
+    engine::MAX_STACK,
     error::{LimitHit, ModuleError},
     limits::{Limiter, Limits},
+    secrets::Secrets,
     ticker::TICK,
+    transcript::{Answers, Recording},
+    wasi::Wasi,
 };
 use crate::{
     base::Grants,
@@ -16,9 +23,21 @@ use crate::{
 /// The guest behind the resource that a module is lent for one call.
 #[allow(unreachable_pub)] // The bindings re-export it.
 pub struct LentGuest {
-    pub(super) guest: Arc<dyn Guest>,
+    pub(super) lent: Lent,
     pub(super) facts: Facts,
 }
+
+/// Who answers a module's calls.
+#[derive(Clone)]
+pub(super) enum Lent {
+    /// A guest. What is asked and answered is recorded, if somebody wants it.
+    Live { guest: Arc<dyn Guest>, recording: Option<Arc<Recording>> },
+    /// A transcript, or a check that holds effects back.
+    Answered(Arc<dyn Answers>),
+}
+
+/// Resources that a module may hold at once.
+const MAX_RESOURCES: usize = 1000;
 
 /// What belongs to one call of a module. Thrown away after it.
 pub(super) struct State {
@@ -27,6 +46,13 @@ pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) log: LogGate,
     pub(super) output: OutputBudget,
+    pub(super) secrets: Secrets,
+    pub(super) artifacts: Option<Arc<dyn ArtifactStore>>,
+    /// The artifacts that were kept.
+    pub(super) kept: ArtifactBudget,
+    /// How many commands are open.
+    pub(super) commands: Arc<AtomicUsize>,
+    pub(super) wasi: Wasi,
     limiter: Limiter,
     /// Epochs in which the module computed.
     ticks: u32,
@@ -35,17 +61,30 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(grants: Grants, limits: Limits, log: LogGate) -> Self {
         let mut table = ResourceTable::new();
-        // One guest, lent once.
-        table.set_max_capacity(16);
+        // One guest, lent once; commands; what WASI has of streams and clocks.
+        table.set_max_capacity(MAX_RESOURCES);
         Self {
             table,
             grants,
             output: OutputBudget::new(limits.logged_output),
+            secrets: Secrets::default(),
+            artifacts: None,
+            kept: ArtifactBudget::default(),
+            commands: Arc::default(),
+            wasi: Wasi::new(),
             limiter: Limiter::new(&limits),
             limits,
             log,
             ticks: 0,
         }
+    }
+
+    /// Gives what is left to be said: lines of standard output and error, and how many lines were dropped.
+    pub(super) fn finish_log(&mut self) {
+        for (level, line) in self.wasi.take_lines() {
+            self.log.write(level, &line, &[]);
+        }
+        self.log.finish();
     }
 
     /// A store in which all limits are on.
@@ -80,9 +119,15 @@ pub(super) fn blame_error(module: &str, error: &wasmtime::Error, state: &State) 
     if let Some(limit) = error.downcast_ref::<LimitHit>() {
         return ModuleError::Limit { module, limit: *limit };
     }
+    if error.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::StackOverflow) {
+        return ModuleError::Limit { module, limit: LimitHit::Stack(MAX_STACK) };
+    }
     // The outer errors are only the backtrace.
     let message = error.root_cause().to_string();
-    // wasmtime keeps the type of this one to itself.
+    // wasmtime keeps the types of these two to itself.
+    if message.contains("resource limit exceeded") {
+        return ModuleError::Limit { module, limit: LimitHit::Instances(state.limits.instances) };
+    }
     if message.contains("fuel allocated for hostcalls has been exhausted") {
         return ModuleError::Limit { module, limit: LimitHit::HostCallData(state.limits.host_call_data) };
     }

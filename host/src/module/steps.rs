@@ -6,10 +6,13 @@ use async_trait::async_trait;
 use camino::Utf8Path;
 use indexmap::IndexMap;
 
-use super::{Call, Library, Module, ModuleError, NotGranted, Outcome};
+use super::{
+    Call, Library, Limits, Module, ModuleError, NotGranted, Outcome, PinMismatch, Rehearsal, Secrets,
+    grants::secrets_in,
+};
 use crate::{
     base::{Digest, Grants, Phase, Problem, Problems},
-    farm::{Farm, Machine, ModuleConfig, Step, Uses},
+    farm::{Farm, Lock, Machine, ModuleConfig, Step, Uses},
 };
 
 /// Something that carries out steps: a [`Module`], or a stand-in for tests of the rooms that use modules.
@@ -20,6 +23,9 @@ pub trait PhaseModule: Send + Sync {
 
     /// Carries out a phase on a guest.
     async fn run(&self, call: Call) -> Result<Outcome, ModuleError>;
+
+    /// Carries out a phase with something in the guest's place; nothing is changed anywhere.
+    async fn rehearse(&self, call: Rehearsal) -> Result<Outcome, ModuleError>;
 }
 
 /// Which module a module is.
@@ -47,6 +53,10 @@ impl PhaseModule for Module {
     async fn run(&self, call: Call) -> Result<Outcome, ModuleError> {
         Self::run(self, call).await
     }
+
+    async fn rehearse(&self, call: Rehearsal) -> Result<Outcome, ModuleError> {
+        Self::rehearse(self, call).await
+    }
 }
 
 /// A step and the module that carries it out.
@@ -58,6 +68,10 @@ pub struct ResolvedStep {
     pub module: Arc<dyn PhaseModule>,
     /// What the module may do.
     pub grants: Grants,
+    /// What it may use up.
+    pub limits: Limits,
+    /// The secrets that it was granted; none until [`ResolvedSteps::read_secrets`].
+    pub secrets: Secrets,
 }
 
 /// The steps of a machine's phases with their modules.
@@ -74,23 +88,47 @@ impl ResolvedSteps {
     pub fn of(&self, phase: Phase) -> &[ResolvedStep] {
         &self.0[phase as usize]
     }
+
+    /// Reads the secrets that modules were granted: before a run, and only then.
+    pub fn read_secrets(&mut self, farm: &Farm) -> Result<(), Problems> {
+        let mut problems = Vec::new();
+        for step in self.0.iter_mut().flatten() {
+            match Secrets::read(farm, &step.grants.secrets) {
+                Ok(secrets) => step.secrets = secrets,
+                Err(why) => problems.push(step.step.problem(["uses"], why)),
+            }
+        }
+        Problem::dedup(&mut problems);
+        Problems::unless_empty(problems, ())
+    }
+}
+
+/// A module that a farm's steps use.
+pub struct UsedModule {
+    /// The name under which the farm knows it.
+    pub name: String,
+    /// The module.
+    pub module: Arc<Module>,
+    /// What it was granted.
+    pub grants: Grants,
 }
 
 impl Library {
     /// Resolves all steps of the named machines. All problems are found, not only the first: modules that don't exist or
-    /// don't load, grants that are missing, settings that the modules don't take.
+    /// don't load, that are not as they were pinned, grants that are missing, settings that the modules don't take.
     pub async fn resolve_farm(
         &self,
         farm: &Farm,
         machines: &[String],
     ) -> Result<IndexMap<String, ResolvedSteps>, Problems> {
+        let lock = Lock::read(&farm.root)?;
         let mut problems = Vec::new();
         let mut resolved = IndexMap::new();
         for machine in machines.iter().filter_map(|name| farm.machines.get(name)) {
             let mut steps = ResolvedSteps::default();
             for phase in Phase::ALL {
                 for step in machine.phases().steps(phase) {
-                    match self.resolve_step(farm, machine, phase, step).await {
+                    match self.resolve_step(farm, &lock, machine, phase, step).await {
                         Ok(step) => steps.0[phase as usize].push(step),
                         Err(found) => problems.extend(found),
                     }
@@ -102,36 +140,68 @@ impl Library {
         Problems::unless_empty(problems, resolved)
     }
 
+    /// The modules that a farm's steps use, each once, in the order in which they come. Grants and settings are not looked at.
+    pub async fn used_by(&self, farm: &Farm) -> Result<Vec<UsedModule>, Problems> {
+        let mut used: Vec<UsedModule> = Vec::new();
+        let mut problems = Vec::new();
+        for machine in farm.machines.values() {
+            for step in Phase::ALL.into_iter().flat_map(|phase| machine.phases().steps(phase)) {
+                match self.find(farm, machine, step).await {
+                    Err(problem) => problems.push(problem),
+                    Ok(module) => {
+                        let (name, config) = config_of(farm, &module);
+                        let grants = config.map(|config| config.grants.clone()).unwrap_or_default();
+                        if !used.iter().any(|used| used.name == name) {
+                            used.push(UsedModule { name, module, grants });
+                        }
+                    }
+                }
+            }
+        }
+        Problem::dedup(&mut problems);
+        Problems::unless_empty(problems, used)
+    }
+
+    /// The module that a step uses.
+    async fn find(&self, farm: &Farm, machine: &Machine, step: &Step) -> Result<Arc<Module>, Problem> {
+        let problem = |message: String| step.problem(["uses"], message);
+        let load = async |path: &Utf8Path| self.load(path).await.map_err(|error| problem(error.to_string()));
+        match &step.uses {
+            Uses::Path(path) => load(path).await,
+            Uses::Name(name) => match farm.config.modules.get(name).and_then(|config| config.path.as_ref()) {
+                Some(path) => load(&farm.root.join(path)).await,
+                None => {
+                    let found = self.resolve(name, machine.platform(), None).await;
+                    found.map_err(|error| problem(error.to_string()))
+                }
+            },
+        }
+    }
+
     async fn resolve_step(
         &self,
         farm: &Farm,
+        lock: &Lock,
         machine: &Machine,
         phase: Phase,
         step: &Step,
     ) -> Result<ResolvedStep, Vec<Problem>> {
         let problem = |message: String| step.problem(["uses"], message);
-        let module = match &step.uses {
-            Uses::Path(path) => self.load(path).await.map_err(|error| vec![problem(error.to_string())])?,
-            Uses::Name(name) => match farm.config.modules.get(name).and_then(|config| config.path.as_ref()) {
-                Some(path) => self
-                    .load(&farm.root.join(path))
-                    .await
-                    .map_err(|error| vec![problem(error.to_string())])?,
-                None => {
-                    let found = self.resolve(name, machine.platform(), None).await;
-                    found.map_err(|error| vec![problem(error.to_string())])?
-                }
-            },
-        };
+        let module = self.find(farm, machine, step).await.map_err(|problem| vec![problem])?;
         let descriptor = module.descriptor();
         let mut problems = Vec::new();
         if !descriptor.can_carry_out(phase) {
             problems
                 .push(problem(format!("module {} does not carry out the phase {phase}", descriptor.name)));
         }
-        let config = config_of(farm, &module);
+        let (name, config) = config_of(farm, &module);
         let grants = config.map(|config| config.grants.clone()).unwrap_or_default();
-        if let Err(missing) = NotGranted::check(descriptor, &grants) {
+        let pinned =
+            lock.modules.get(&name).map(|locked| PinMismatch::check(&name, locked, &module, &grants));
+        if let Some(Err(mismatch)) = pinned {
+            problems.push(problem(mismatch.to_string()));
+        }
+        if let Err(missing) = NotGranted::check(descriptor, &step.with, &grants) {
             problems.push(problem(missing.to_string()));
         } else if step.r#become && !grants.r#become {
             let message =
@@ -142,6 +212,13 @@ impl Library {
             );
             problems.push(step.problem(["become"], message).help(help));
         }
+        for secret in
+            secrets_in(&step.with).into_iter().filter(|name| !farm.config.secrets.contains_key(*name))
+        {
+            let help = format!("say where it comes from:\nsecrets:\n  {secret}: {{ env: {secret} }}");
+            let message = format!("the step hands over secret {secret}, which is not in farm.yaml");
+            problems.push(step.problem(["with"], message).help(help));
+        }
         if let Err(wrong) = module.check_settings(&step.with) {
             problems.extend(wrong.into_iter().map(|wrong| {
                 let path = ["with"].into_iter().chain(wrong.path.split('/').filter(|name| !name.is_empty()));
@@ -151,25 +228,32 @@ impl Library {
                 )
             }));
         }
-        if problems.is_empty() {
-            Ok(ResolvedStep { step: step.clone(), module, grants })
-        } else {
-            Err(problems)
+        if !problems.is_empty() {
+            return Err(problems);
         }
+        let limits = Limits::default().with(&farm.config.limits);
+        let limits = config.map(|config| limits.clone().with(&config.limits)).unwrap_or(limits);
+        Ok(ResolvedStep { step: step.clone(), module, grants, limits, secrets: Secrets::default() })
     }
 }
 
-/// What `farm.yaml` says of a module: under its name, if it comes from a module folder; under whatever name has its path, if
-/// it is a file of the farm's. A file's own word for its name counts for nothing, or it could take another's grants.
-fn config_of<'a>(farm: &'a Farm, module: &Module) -> Option<&'a ModuleConfig> {
+/// What `farm.yaml` says of a module, and under which name: its own, if it comes from a module folder; whatever name has its
+/// path, if it is a file of the farm's. A file's own word for its name counts for nothing, or it could take another's grants;
+/// one that no name has goes by its path.
+fn config_of<'a>(farm: &'a Farm, module: &Module) -> (String, Option<&'a ModuleConfig>) {
     let file = |path: &Utf8Path| farm.root.join(path).canonicalize_utf8().ok();
     let source = Utf8Path::new(module.source()).canonicalize_utf8().ok();
     let modules = &farm.config.modules;
-    let by_path =
-        modules.values().find(|config| config.path.as_deref().is_some_and(|path| file(path) == source));
-    let from_folder = || !source.as_ref().is_some_and(|source| source.starts_with(&farm.root));
-    by_path.or_else(|| {
-        let named = modules.get(&module.descriptor().name).filter(|config| config.path.is_none());
-        named.filter(|_| from_folder())
-    })
+    let mut by_path =
+        modules.iter().filter(|(_, config)| config.path.as_deref().is_some_and(|path| file(path) == source));
+    if let Some((name, config)) = by_path.next() {
+        return (name.clone(), Some(config));
+    }
+    match source.as_deref().and_then(|source| source.strip_prefix(&farm.root).ok()) {
+        Some(inside) => (inside.to_string(), None),
+        None => {
+            let name = &module.descriptor().name;
+            (name.clone(), modules.get(name).filter(|config| config.path.is_none()))
+        }
+    }
 }

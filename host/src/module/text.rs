@@ -34,6 +34,12 @@ pub(super) fn plain(text: &str) -> String {
     plain
 }
 
+/// The first [`MAX_LINE`] bytes, or a few less: what comes from a module may be as large as a call.
+pub(super) fn cut(text: &str) -> &str {
+    let end = (0..=MAX_LINE.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
 type Characters<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
 /// Skips the rest of an escape sequence (ECMA-48, section 5.3): CSI, a control string (OSC and others), or a short one.

@@ -53,6 +53,8 @@ pub struct Site {
     pub locks: Utf8PathBuf,
     /// The private half of farmhand's own login key.
     pub login_key: Utf8PathBuf,
+    /// The folder that gets a transcript of each step, if somebody wants them.
+    pub record: Option<Utf8PathBuf>,
     /// Whose checkpoints these are.
     pub project: Project,
     /// How long things may take.

@@ -10,7 +10,7 @@ use super::{Event, EventSink, Level, MachineJob, RunError, Site};
 use crate::{
     base::Phase,
     guest::{Facts, Guest, Stream},
-    module::{self, Call, Context, Limits, ModuleLog},
+    module::{self, Call, Context, ModuleLog},
 };
 
 /// How many lines of output a failure shows.
@@ -56,7 +56,14 @@ pub(super) async fn run_phase(
                 events: site.events.clone(),
                 last_output: output.clone(),
             }),
-            limits: Limits::default(),
+            secrets: step.secrets.clone(),
+            limits: step.limits.clone(),
+            artifacts: None,
+            record: site.record.as_ref().map(|folder| {
+                folder
+                    .join(&machine.name)
+                    .join(format!("{phase}-{index}-{}.json", step.module.identity().name))
+            }),
             timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),
         };
         let outcome = step
@@ -93,6 +100,12 @@ impl ModuleLog for MachineLog {
             module::Level::Error => Level::Error,
         };
         self.events.emit(Event::Log { machine: self.machine.clone(), level, line: text.to_owned() });
+    }
+
+    fn progress(&self, message: &str, percent: Option<u8>) {
+        let percent = percent.map(|percent| format!(" ({percent} %)")).unwrap_or_default();
+        self.events
+            .emit(Event::Progress { machine: self.machine.clone(), message: format!("{message}{percent}") });
     }
 
     fn output(&self, stream: Stream, line: &str) {

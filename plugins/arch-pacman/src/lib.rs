@@ -21,32 +21,31 @@ impl PhaseModule for ArchPacman {
     type Settings = Settings;
 
     fn describe() -> Descriptor {
-        Descriptor::new(
-            env!("CARGO_PKG_NAME"),
-            env!("CARGO_PKG_VERSION"),
-            "Installs, upgrades and removes packages with pacman",
-        )
-        .provides("package")
-        // Names of platforms are matched as they are written; os-release says `arch`.
-        .platforms(["Arch*", "arch*"])
-        .asks_for(Capability::Exec, "runs pacman")
-        .asks_for(Capability::Become, "only root may install packages")
+        descriptor!("Installs, upgrades and removes packages with pacman")
+            .provides("package")
+            // Names of platforms are matched as they are written; os-release says `arch`.
+            .platforms(["Arch*", "arch*"])
+            .asks_for(Capability::Exec, "runs pacman")
+            .asks_for(Capability::Become, "only root may install packages")
     }
 
     fn run(_context: &Context, settings: Settings, guest: &Guest) -> Result<Outcome, Failure> {
         let wanted: Vec<Wanted<'_>> = settings.packages.iter().map(|text| Wanted::parse(text)).collect();
         check(&settings, &wanted)?;
         let before = query(guest)?;
-        update(&settings, guest)?;
+        let configured = repositories::configure(&settings.repositories, guest)?;
+        update(&settings, &before, !configured.is_empty(), guest)?;
         change(&settings, &wanted, &before, guest)?;
 
         let after = query(guest)?;
         let names: BTreeSet<&str> = wanted.iter().map(|package| package.name).collect();
-        Ok(Changes::between(&before, &after, &names).outcome("nothing to do"))
+        Ok(Changes::between(&before, &after, &names).configured(configured).outcome("nothing to do"))
     }
 }
 
 farmhand_sdk::phase_module!(ArchPacman);
+
+mod repositories;
 
 fn check(settings: &Settings, wanted: &[Wanted<'_>]) -> Result<(), Failure> {
     for package in wanted {
@@ -61,26 +60,36 @@ fn check(settings: &Settings, wanted: &[Wanted<'_>]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Brings the lists, the system, or both up to date.
-fn update(settings: &Settings, guest: &Guest) -> Result<(), Failure> {
-    let command = match (settings.update, settings.upgrade.way().is_some()) {
-        (true, true) => "-Syu",
-        // With the lists that are there: that is what the system was installed from, or upgraded to.
-        (false, true) => "-Su",
-        (true, false) => {
-            if lists_are_younger_than(settings.cache_valid_time, guest)? {
-                return Ok(());
-            }
-            if !settings.packages.is_empty() && settings.state != State::Absent {
-                log::warn(
-                    "update without upgrade: Arch does not support partial upgrades; give `upgrade: true`",
-                );
-            }
-            "-Sy"
+/// Brings the lists, the system, or both up to date. New repositories need new lists in any case.
+fn update(
+    settings: &Settings,
+    installed: &Installed,
+    must_update: bool,
+    guest: &Guest,
+) -> Result<(), Failure> {
+    let upgrades = settings.upgrade.way().is_some();
+    if !settings.update && !must_update {
+        if upgrades {
+            // With the lists that are there: that is what the system was installed from, or upgraded to.
+            run(pacman(guest).arg("-Su"))?;
         }
-        (false, false) => return Ok(()),
-    };
-    run(pacman(guest).arg(command))?;
+        return Ok(());
+    }
+    if !upgrades {
+        if !must_update && lists_are_younger_than(settings.cache_valid_time, guest)? {
+            return Ok(());
+        }
+        if !settings.packages.is_empty() && settings.state != State::Absent {
+            log::warn("update without upgrade: Arch does not support partial upgrades; give `upgrade: true`");
+        }
+        run(pacman(guest).arg("-Sy"))?;
+    } else if installed.contains_key(KEYRING) {
+        run(pacman(guest).arg("-Sy"))?;
+        run(pacman(guest).args(["-S", "--needed", "--", KEYRING]))?;
+        run(pacman(guest).arg("-Su"))?;
+    } else {
+        run(pacman(guest).arg("-Syu"))?;
+    }
     Ok(())
 }
 
@@ -124,7 +133,7 @@ fn satisfies(installed: &Installed, package: &Wanted<'_>) -> bool {
 
 /// What is installed: lines of name and version.
 fn query(guest: &Guest) -> Result<Installed, Failure> {
-    let output = guest.run(["pacman", "-Q"])?;
+    let output = guest.command(["pacman", "-Q"]).read_only().run()?;
     if output.truncated {
         return Err(Failure::Other("pacman lists more packages than the host's limit on output".to_owned()));
     }
@@ -132,6 +141,10 @@ fn query(guest: &Guest) -> Result<Installed, Failure> {
     let pairs = pairs.lines().filter_map(|line| line.split_once(' '));
     Ok(pairs.map(|(name, version)| (name.to_owned(), version.to_owned())).collect())
 }
+
+/// The package with the packagers' keys. Packages that were signed after it was made need the next one of it: a system that
+/// comes from an old image or checkpoint has to have it before it is upgraded.
+const KEYRING: &str = "archlinux-keyring";
 
 /// The clock first: the guest's own is compared with its own files.
 const LISTS: &str = "date +%s; stat -c '%Y %n' /var/lib/pacman/sync /var/lib/pacman/sync/*.db";
@@ -142,7 +155,7 @@ fn lists_are_younger_than(seconds: u32, guest: &Guest) -> Result<bool, Failure> 
     if seconds == 0 {
         return Ok(false);
     }
-    let text = guest.command(["sh", "-c", LISTS]).any_status().run()?.text();
+    let text = guest.command(["sh", "-c", LISTS]).read_only().any_status().run()?.text();
     let mut lines = text.lines();
     let Some(now) = lines.next().and_then(|line| line.trim().parse::<i64>().ok()) else {
         return Ok(false);

@@ -108,3 +108,43 @@ fn an_option_is_not_a_package() {
     let failure = run(&Script::new(), json!({ "packages": ["--root=/"] })).unwrap_err();
     assert!(matches!(failure, Failure::InvalidSettings(_)));
 }
+
+#[test]
+fn the_keyring_comes_before_an_upgrade() {
+    let guest = Script::new();
+    list(&guest, "archlinux-keyring 20240101-1\n");
+    for command in [&["-Sy"][..], &["-S", "--needed", "--", "archlinux-keyring"], &["-Su"]] {
+        let pacman = ["pacman", "--noconfirm", "--noprogressbar"];
+        guest.expect(pacman.iter().chain(command).copied()).as_root();
+    }
+    list(&guest, "archlinux-keyring 20260101-1\n");
+    let outcome = run(&guest, json!({ "update": true, "upgrade": true })).unwrap();
+    assert_eq!(outcome, Outcome::changed("upgraded archlinux-keyring 20260101-1"));
+}
+
+#[test]
+fn a_repository_is_added_with_its_key() {
+    const OURS: &str = "/etc/pacman.d/farmhand.conf";
+    const MAIN: &str = "/etc/pacman.conf";
+    let guest = Script::new();
+    list(&guest, BASH);
+    guest.expect(["cat", "--", OURS]).as_root().exits(1);
+    guest.expect(["install", "…", OURS]).as_root().check(|command| {
+        assert_eq!(command.stdin, ["[own]\nServer = https://example.org/$arch\n".into()]);
+    });
+    let shown = "pub:-:255:22:AA:1:::-:::scESC::::::23::0:\nfpr:::::::::0123456789ABCDEF:\n";
+    guest.expect(["gpg", "--show-keys", "--with-colons"]).as_root().stdout(shown);
+    guest.expect(["pacman-key", "--add", "-"]).as_root();
+    guest.expect(["pacman-key", "--lsign-key", "0123456789ABCDEF"]).as_root();
+    guest.expect(["cat", "--", MAIN]).as_root().stdout("[options]\n\n[core]\nServer = x\n");
+    guest.expect(["cat", "--", MAIN]).as_root().stdout("[options]\n\n[core]\nServer = x\n");
+    guest.expect(["install", "…", MAIN]).as_root().check(|command| {
+        let text = "[options]\n\n[core]\nServer = x\n\nInclude = /etc/pacman.d/farmhand.conf\n";
+        assert_eq!(command.stdin, [text.into()]);
+    });
+    guest.expect(["pacman", "…", "-Sy"]).as_root();
+    list(&guest, BASH);
+    let repository = json!({ "name": "own", "uri": "https://example.org/$arch", "key": "KEY" });
+    let outcome = run(&guest, json!({ "repositories": [repository] })).unwrap();
+    assert_eq!(outcome, Outcome::changed("configured repository own"));
+}

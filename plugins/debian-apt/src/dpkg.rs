@@ -17,7 +17,7 @@ impl Dpkg {
     /// Asks dpkg.
     pub(crate) fn query(guest: &Guest) -> Result<Self, Failure> {
         let format = "${Package}\\t${Architecture}\\t${Version}\\t${db:Status-Status}\\n";
-        let output = guest.run(["dpkg-query", "-W", "-f", format])?;
+        let output = guest.command(["dpkg-query", "-W", "-f", format]).read_only().run()?;
         if output.truncated {
             return Err(Failure::Other(
                 "dpkg-query lists more packages than the host's limit on output".to_owned(),

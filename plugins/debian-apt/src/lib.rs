@@ -13,6 +13,7 @@ use farmhand_sdk::{
 
 mod dpkg;
 mod lists;
+mod repositories;
 
 use dpkg::Dpkg;
 
@@ -23,22 +24,23 @@ impl PhaseModule for DebianApt {
     type Settings = Settings;
 
     fn describe() -> Descriptor {
-        Descriptor::new(
-            env!("CARGO_PKG_NAME"),
-            env!("CARGO_PKG_VERSION"),
-            "Installs, upgrades and removes packages with apt-get",
-        )
-        .provides("package")
-        .platforms(["debian*", "ubuntu*"])
-        .asks_for(Capability::Exec, "runs apt-get and dpkg-query")
-        .asks_for(Capability::Become, "only root may install packages")
+        descriptor!("Installs, upgrades and removes packages with apt-get")
+            .provides("package")
+            .platforms(["debian*", "ubuntu*"])
+            .asks_for(Capability::Exec, "runs apt-get and dpkg-query")
+            .asks_for(Capability::Become, "only root may install packages")
     }
 
     fn run(_context: &Context, settings: Settings, guest: &Guest) -> Result<Outcome, Failure> {
         let wanted = wanted(&settings)?;
         let before = Dpkg::query(guest)?;
-        if settings.update && !lists::are_younger_than(settings.cache_valid_time, guest)? {
-            run(apt_get(guest).arg("update"))?;
+        let configured = repositories::configure(&settings.repositories, guest)?;
+        let wants_update = settings.update || !settings.repositories.is_empty();
+        if !configured.is_empty()
+            || wants_update && !lists::are_younger_than(settings.cache_valid_time, guest)?
+        {
+            // Else an index that can't be fetched is only a warning, and the exit status is 0.
+            run(apt_get(guest).args(["-o", "APT::Update::Error-Mode=any", "update"]))?;
         }
         match settings.upgrade.way() {
             None => {}
@@ -49,7 +51,9 @@ impl PhaseModule for DebianApt {
 
         let after = Dpkg::query(guest)?;
         let names: BTreeSet<&str> = wanted.iter().map(|package| package.name).collect();
-        Ok(Changes::between(&before.installed, &after.installed, &names).outcome("nothing to do"))
+        Ok(Changes::between(&before.installed, &after.installed, &names)
+            .configured(configured)
+            .outcome("nothing to do"))
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn are_younger_than(seconds: u32, guest: &Guest) -> Result<bool, Fail
     if seconds == 0 {
         return Ok(false);
     }
-    let text = guest.command(["sh", "-c", QUERY]).any_status().run()?.text();
+    let text = guest.command(["sh", "-c", QUERY]).read_only().any_status().run()?.text();
     let mut lines = text.lines();
     let Some(now) = lines.next().and_then(|line| line.trim().parse::<i64>().ok()) else {
         return Ok(false);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use farmhand_sdk::{CommandOutput, Exit, prelude::*};
+use farmhand_sdk::{CommandOutput, Content, Exit, prelude::*};
 
 /// The module.
 pub struct Shell;
@@ -37,7 +37,7 @@ pub struct Settings {
     creates: Option<String>,
 }
 
-/// A variable's value. YAML reads `1` and `true` as what they look like.
+/// A variable's value, or `{ secret: NAME }`. YAML reads `1` and `true` as what they look like.
 #[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[serde(crate = "farmhand_sdk::serde")]
@@ -47,15 +47,17 @@ enum Value {
     Truth(bool),
     Integer(i64),
     Number(f64),
+    Secret(Secret),
 }
 
 impl Value {
-    fn into_text(self) -> String {
+    fn into_content(self) -> Content {
         match self {
-            Self::Text(text) => text,
-            Self::Truth(truth) => truth.to_string(),
-            Self::Integer(integer) => integer.to_string(),
-            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.into(),
+            Self::Truth(truth) => truth.to_string().into(),
+            Self::Integer(integer) => integer.to_string().into(),
+            Self::Number(number) => number.to_string().into(),
+            Self::Secret(secret) => secret.into(),
         }
     }
 }
@@ -72,8 +74,7 @@ impl PhaseModule for Shell {
     type Settings = Settings;
 
     fn describe() -> Descriptor {
-        Descriptor::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"), "Runs a shell script in the guest")
-            .asks_for(Capability::Exec, "runs the script")
+        descriptor!("Runs a shell script in the guest").asks_for(Capability::Exec, "runs the script")
     }
 
     fn run(_context: &Context, settings: Settings, guest: &Guest) -> Result<Outcome, Failure> {
@@ -84,7 +85,7 @@ impl PhaseModule for Shell {
         }
         let mut command = guest
             .command([settings.shell.as_str(), "-e", "-c", settings.run.as_str()])
-            .envs(settings.env.into_iter().map(|(name, value)| (name, value.into_text())))
+            .envs(settings.env.into_iter().map(|(name, value)| (name, value.into_content())))
             .any_status()
             .logged();
         if let Some(folder) = settings.cwd {
@@ -107,7 +108,7 @@ farmhand_sdk::phase_module!(Shell);
 
 /// Whether a path exists in the guest.
 fn exists(path: &str, cwd: Option<&str>, guest: &Guest) -> Result<bool, Failure> {
-    let mut command = guest.command(["test", "-e", path]).expect_status([0, 1]);
+    let mut command = guest.command(["test", "-e", path]).read_only().expect_status([0, 1]);
     if let Some(folder) = cwd {
         command = command.cwd(folder);
     }

@@ -13,12 +13,16 @@ fn the_script_is_run_as_the_step_says() {
     let guest = Script::new();
     guest.expect(["/bin/sh", "-e", "-c", "make check"]).check(|command| {
         assert_eq!(command.cwd.as_deref(), Some("/src"));
-        let env = [("CI", "true"), ("JOBS", "4"), ("NAME", "x y")];
-        assert_eq!(command.env, env.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        let env: Vec<_> = command.env.iter().map(|it| (it.name.as_str(), it.value.clone())).collect();
+        let secret = Content::Secret("DEPLOY_TOKEN".to_owned());
+        assert_eq!(
+            env,
+            [("CI", "true".into()), ("JOBS", "4".into()), ("NAME", "x y".into()), ("TOKEN", secret)]
+        );
         assert!(command.log_output);
     });
-    let settings =
-        json!({ "run": "make check", "cwd": "/src", "env": { "JOBS": 4, "CI": true, "NAME": "x y" } });
+    let env = json!({ "JOBS": 4, "CI": true, "NAME": "x y", "TOKEN": { "secret": "DEPLOY_TOKEN" } });
+    let settings = json!({ "run": "make check", "cwd": "/src", "env": env });
     let outcome = guest.run_module::<Shell>(&context(), settings).unwrap();
     assert_eq!(outcome, Outcome::changed("exit code 0"));
 }

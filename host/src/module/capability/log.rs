@@ -7,6 +7,23 @@ use crate::module::{
     text,
 };
 
+const MAX_FIELDS: usize = 32;
+const MAX_FIELD_NAME: usize = 64;
+const MAX_FIELD_VALUE: usize = 1024;
+const MAX_PROGRESS: usize = 200;
+
+/// A field as it stands in a line: ` name=value`, the value in quotes where it has blanks.
+fn in_words(field: &wit::Field) -> String {
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "_-.".contains(c) { c } else { '_' };
+    let name: String = field.name.chars().take(MAX_FIELD_NAME).map(allowed).collect();
+    let value = text::one_line(text::cut(&field.value), MAX_FIELD_VALUE);
+    if value.contains([' ', '"', '=']) || value.is_empty() {
+        format!(" {name}={value:?}")
+    } else {
+        format!(" {name}={value}")
+    }
+}
+
 /// Between a module and the log: lines are made plain, cut, and held to a rate.
 pub(in crate::module) struct LogGate {
     log: Option<Arc<dyn ModuleLog>>,
@@ -39,13 +56,13 @@ impl LogGate {
         }
     }
 
-    /// Writes a message, line by line.
-    pub(in crate::module) fn write(&mut self, level: Level, message: &str) {
+    /// Writes a message, line by line. Its fields stand at the end of the first line: `message name=value`.
+    pub(in crate::module) fn write(&mut self, level: Level, message: &str, fields: &[wit::Field]) {
+        let mut fields = fields.iter().take(MAX_FIELDS).map(in_words).collect::<String>();
         // Cut before it is looked at: a message may be as large as a call.
-        let end = (0..=text::MAX_LINE.min(message.len())).rev().find(|end| message.is_char_boundary(*end));
-        for line in message[..end.unwrap_or_default()].lines() {
-            let line = text::plain(line);
-            if level == Level::Error {
+        for line in text::cut(message).lines() {
+            let line = text::plain(line) + &std::mem::take(&mut fields);
+            if level >= Level::Warn {
                 self.last_error = Some(line.clone());
             }
             if self.take() {
@@ -53,6 +70,16 @@ impl LogGate {
             } else {
                 self.dropped += 1;
             }
+        }
+    }
+
+    /// Says how far the module has got.
+    pub(in crate::module) fn progress(&mut self, message: &str, percent: Option<u8>) {
+        let message = text::one_line(text::cut(message), MAX_PROGRESS);
+        if !self.take() {
+            self.dropped += 1;
+        } else if let Some(log) = &self.log {
+            log.progress(&message, percent.map(|percent| percent.min(100)));
         }
     }
 
@@ -67,7 +94,7 @@ impl LogGate {
         }
     }
 
-    /// The last error that was logged.
+    /// The last error or warning that was logged.
     pub(in crate::module) fn last_error(&self) -> Option<String> {
         self.last_error.clone()
     }

@@ -1,54 +1,98 @@
 //! What a module can ask of the host: a file for each capability, with its grant check and its limits. Here they are only
 //! bound to the interfaces of `wit/`.
 
+mod artifacts;
 mod exec;
 mod files;
 mod log;
+mod output;
+mod process;
 
-pub(super) use exec::OutputBudget;
+pub(super) use artifacts::ArtifactBudget;
+pub use artifacts::{ArtifactStore, FolderArtifacts};
 pub(super) use log::LogGate;
+pub(super) use output::OutputBudget;
+#[allow(unreachable_pub)] // The bindings re-export it.
+pub use process::Process;
+
+use std::{future::Future, sync::Arc};
 
 use wasmtime::component::Resource;
 
 use super::{
     bindings::farmhand::phase::{guest as wit, log as wit_log, types},
-    grants::Capability,
-    state::{LentGuest, State},
+    grants::{Capability, Denial},
+    state::{Lent, LentGuest, State},
     text,
+    transcript::{Answer, CallError, GuestCall},
 };
-use crate::guest::GuestError;
+use crate::guest::{Guest, GuestError};
+
+type Told<T> = Result<T, wit::GuestError>;
 
 impl types::Host for State {}
 
 impl wit_log::Host for State {
-    async fn write(&mut self, level: wit_log::Level, message: String) -> wasmtime::Result<()> {
-        self.log.write(level.into(), &message);
+    async fn write(
+        &mut self,
+        level: wit_log::Level,
+        message: String,
+        fields: Vec<wit_log::Field>,
+    ) -> wasmtime::Result<()> {
+        self.log.write(level.into(), &message, &fields);
+        Ok(())
+    }
+
+    async fn progress(&mut self, message: String, percent: Option<u8>) -> wasmtime::Result<()> {
+        self.log.progress(&message, percent);
         Ok(())
     }
 }
 
 impl wit::Host for State {}
 
+impl State {
+    fn lent(&self, guest: &Resource<LentGuest>) -> wasmtime::Result<Lent> {
+        Ok(self.table.get(guest)?.lent.clone())
+    }
+}
+
 impl wit::HostGuest for State {
-    async fn facts(&mut self, guest: Resource<LentGuest>) -> wasmtime::Result<wit::Facts> {
+    async fn facts(&mut self, guest: Resource<LentGuest>) -> wasmtime::Result<Told<wit::Facts>> {
+        if let Err(denied) = require(self, Capability::Facts, None, false) {
+            return Ok(Err(denied));
+        }
         let facts = self.table.get(&guest)?.facts.clone();
-        Ok(wit::Facts {
+        Ok(Ok(wit::Facts {
             os_id: facts.os_id,
             os_id_like: facts.os_id_like,
             os_version_id: facts.os_version_id,
             os_pretty_name: facts.os_pretty_name,
             kernel: facts.kernel,
             architecture: facts.architecture,
-        })
+            package_manager: facts.package_manager,
+        }))
     }
 
     async fn exec(
         &mut self,
         guest: Resource<LentGuest>,
         command: wit::Command,
-    ) -> wasmtime::Result<Result<wit::Output, wit::GuestError>> {
-        let guest = self.table.get(&guest)?.guest.clone();
-        Ok(exec::exec(self, guest.as_ref(), command).await)
+    ) -> wasmtime::Result<Told<wit::Output>> {
+        let lent = self.lent(&guest)?;
+        Ok(exec::exec(self, &lent, command).await)
+    }
+
+    async fn start(
+        &mut self,
+        guest: Resource<LentGuest>,
+        command: wit::Command,
+    ) -> wasmtime::Result<Told<Resource<Process>>> {
+        let lent = self.lent(&guest)?;
+        match process::start(self, &lent, command) {
+            Ok(process) => Ok(Ok(self.table.push(process)?)),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     async fn read_file(
@@ -57,21 +101,42 @@ impl wit::HostGuest for State {
         path: String,
         max_size: u32,
         r#become: bool,
-    ) -> wasmtime::Result<Result<Vec<u8>, wit::GuestError>> {
-        let guest = self.table.get(&guest)?.guest.clone();
-        Ok(files::read(self, guest.as_ref(), &path, max_size, r#become).await)
+    ) -> wasmtime::Result<Told<Vec<u8>>> {
+        let lent = self.lent(&guest)?;
+        Ok(files::read(self, &lent, path, max_size, r#become).await)
     }
 
     async fn write_file(
         &mut self,
         guest: Resource<LentGuest>,
         path: String,
-        content: Vec<u8>,
+        content: Vec<wit::Content>,
         mode: u32,
         r#become: bool,
-    ) -> wasmtime::Result<Result<(), wit::GuestError>> {
-        let guest = self.table.get(&guest)?.guest.clone();
-        Ok(files::write(self, guest.as_ref(), &path, &content, mode, r#become).await)
+    ) -> wasmtime::Result<Told<()>> {
+        let lent = self.lent(&guest)?;
+        Ok(files::write(self, &lent, path, content, mode, r#become).await)
+    }
+
+    async fn save_artifact(
+        &mut self,
+        guest: Resource<LentGuest>,
+        name: String,
+        content: Vec<u8>,
+    ) -> wasmtime::Result<Told<()>> {
+        let lent = self.lent(&guest)?;
+        Ok(artifacts::save(self, &lent, name, content).await)
+    }
+
+    async fn save_file(
+        &mut self,
+        guest: Resource<LentGuest>,
+        name: String,
+        path: String,
+        r#become: bool,
+    ) -> wasmtime::Result<Told<()>> {
+        let lent = self.lent(&guest)?;
+        Ok(artifacts::save_file(self, &lent, name, path, r#become).await)
     }
 
     async fn drop(&mut self, guest: Resource<LentGuest>) -> wasmtime::Result<()> {
@@ -80,27 +145,83 @@ impl wit::HostGuest for State {
     }
 }
 
+impl wit::HostProcess for State {
+    async fn next(&mut self, process: Resource<Process>) -> wasmtime::Result<Told<wit::Event>> {
+        Ok(self.table.get_mut(&process)?.next().await)
+    }
+
+    async fn drop(&mut self, process: Resource<Process>) -> wasmtime::Result<()> {
+        self.table.delete(process)?;
+        Ok(())
+    }
+}
+
 /// The grant check: before anything else in every call that needs a capability.
-fn require(state: &State, capability: Capability, r#become: bool) -> Result<(), wit::GuestError> {
-    let needed = [Some(capability), r#become.then_some(Capability::Become)];
-    match needed.into_iter().flatten().find(|capability| !capability.is_granted(&state.grants)) {
-        Some(missing) => Err(wit::GuestError::Denied(missing.into())),
-        None => Ok(()),
+fn require(state: &State, capability: Capability, value: Option<&str>, r#become: bool) -> Told<()> {
+    let check = |capability, value| Denial::unless_granted(&state.grants, capability, value);
+    let checked = check(capability, value)
+        .and_then(|()| if r#become { check(Capability::Become, None) } else { Ok(()) });
+    checked.map_err(|denial| {
+        wit::GuestError::Denied(types::Denial { capability: denial.capability.into(), value: denial.value })
+    })
+}
+
+/// What stands for a content: its bytes, or the secret that it names.
+fn reveal(state: &State, content: &wit::Content) -> Told<Vec<u8>> {
+    match content {
+        wit::Content::Bytes(bytes) => Ok(bytes.clone()),
+        wit::Content::Secret(name) => {
+            require(state, Capability::Secrets, Some(name), false)?;
+            let value = state.secrets.get(name).map(|secret| secret.reveal().as_bytes().to_vec());
+            // Nobody's guest gets to see them, so there are none.
+            Ok(value.unwrap_or_default())
+        }
+    }
+}
+
+/// Has a call answered: by the guest, and recorded, or by what stands in its place.
+async fn answered<F: Future<Output = Answer> + Send>(
+    lent: &Lent,
+    call: impl FnOnce() -> GuestCall + Send,
+    by_guest: impl FnOnce(Arc<dyn Guest>) -> F + Send,
+) -> Answer {
+    match lent {
+        Lent::Answered(answers) => answers.answer(&call()),
+        Lent::Live { guest, recording } => {
+            let number = recording.as_ref().map(|recording| recording.call(call()));
+            let answer = by_guest(guest.clone()).await;
+            if let (Some(recording), Some(number)) = (recording, number) {
+                recording.answer(number, &answer);
+            }
+            answer
+        }
     }
 }
 
 /// What a module is told of a failed call. Texts are the guest's own, so they are bounded.
-fn told(error: &GuestError) -> wit::GuestError {
+fn told(error: &GuestError) -> CallError {
     let message = text::some_lines(&error.to_string(), 20);
     match error {
-        GuestError::Unreachable { .. } | GuestError::Disconnected(_) => {
-            wit::GuestError::Disconnected(message)
-        }
-        GuestError::BecomeRefused { .. } => wit::GuestError::BecomeRefused(message),
-        GuestError::TimedOut(_) => wit::GuestError::TimedOut,
-        GuestError::File { .. } => wit::GuestError::NotFound(message),
-        GuestError::TooLarge { .. } => wit::GuestError::LimitExceeded(message),
-        _ => wit::GuestError::Other(message),
+        GuestError::Unreachable { .. } | GuestError::Disconnected(_) => CallError::Disconnected(message),
+        GuestError::BecomeRefused { .. } => CallError::BecomeRefused(message),
+        GuestError::TimedOut(_) => CallError::TimedOut,
+        GuestError::File { .. } => CallError::NotFound(message),
+        GuestError::TooLarge { .. } => CallError::LimitExceeded(message),
+        _ => CallError::Other(message),
+    }
+}
+
+/// An answer that does not fit its call: only a transcript that was edited has one.
+fn misfit() -> wit::GuestError {
+    wit::GuestError::Other("the answer does not fit the call".to_owned())
+}
+
+/// The answer to a call that gives nothing back.
+fn done(answer: Answer) -> Told<()> {
+    match answer {
+        Answer::Done => Ok(()),
+        Answer::Failed(error) => Err(error.into()),
+        Answer::Ended { .. } | Answer::Content(_) => Err(misfit()),
     }
 }
 

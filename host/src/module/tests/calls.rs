@@ -11,9 +11,10 @@ use crate::{base::Grants, module::*};
 const EXEC: &str = "
     local.get $guest i32.const 96 i32.const 1 i32.const 300 call $exec
     (if (i32.load8_u (i32.const 300)) (then
-        ;; err(guest(error)): the error is moved from 304 to 408.
+        ;; err(guest(error)): the error (20 bytes) is moved from 304 to 408.
         (i32.store (i32.const 400) (i32.const 1)) (i32.store (i32.const 404) (i32.const 3))
-        (i64.store (i32.const 408) (i64.load (i32.const 304))) (i32.store (i32.const 416) (i32.load (i32.const 312)))
+        (i64.store (i32.const 408) (i64.load (i32.const 304))) (i64.store (i32.const 416) (i64.load (i32.const 312)))
+        (i32.store (i32.const 424) (i32.load (i32.const 320)))
         (return (i32.const 400))))
     i32.const 64";
 
@@ -37,8 +38,12 @@ async fn a_capability_that_was_not_asked_for_is_denied() {
     let module = wat(EXEC).load().await.unwrap();
     let guest = Arc::new(FakeGuest::new(|_| (0, Vec::new())));
     let error = module.run(call_on(guest.clone())).await.unwrap_err();
-    let denied = Failure::Denied(Capability::Exec);
-    assert!(matches!(&error, ModuleError::Failed { failure, .. } if *failure == denied), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "module test asks for what it was not granted:\n  exec: one of its calls needs it\nif you trust it, add to \
+         farm.yaml:\nmodules:\n  test:\n    grants: { exec: true }"
+    );
+    assert_eq!(error.blame(), Blame::Operator);
     assert!(guest.run().is_empty());
 }
 

@@ -76,7 +76,7 @@ async fn tables_are_limited() {
 async fn the_stack_is_limited() {
     let module = Wat { more: "(func $f call $f)".to_owned(), ..wat("call $f unreachable") };
     let error = module.load().await.unwrap().run(call()).await.unwrap_err();
-    assert!(error.to_string().contains("call stack exhausted"), "{error}");
+    assert!(is_limit(&error, LimitHit::Stack(1 << 20)), "{error}");
 }
 
 #[tokio::test]
@@ -103,10 +103,10 @@ async fn a_crash_tells_the_last_words() {
 
 #[tokio::test]
 async fn other_imports_are_refused_by_name() {
-    let wasi = wat::parse_str(r#"(component (import "wasi:cli/environment@0.2.0" (instance)))"#).unwrap();
+    let wasi = wat::parse_str(r#"(component (import "wasi:http/types@0.2.0" (instance)))"#).unwrap();
     let error = engine().load_bytes("x.wasm", wasi).await.unwrap_err();
     assert!(
-        matches!(&error, ModuleError::WrongImports { imports, .. } if imports == "`wasi:cli/environment@0.2.0`")
+        matches!(&error, ModuleError::WrongImports { imports, .. } if imports == "`wasi:http/types@0.2.0`")
     );
 
     let newer = wat::parse_str(r#"(component (import "farmhand:phase/log@0.2.0" (instance)))"#).unwrap();

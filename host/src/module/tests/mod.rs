@@ -2,6 +2,7 @@
 
 mod cache;
 mod calls;
+mod contract;
 mod hostile;
 mod plugins;
 mod support;

@@ -34,6 +34,10 @@ impl ModuleLog for Lines {
     fn output(&self, stream: Stream, line: &str) {
         self.0.lock().unwrap().push(format!("{stream:?}: {line}"));
     }
+
+    fn progress(&self, message: &str, percent: Option<u8>) {
+        self.0.lock().unwrap().push(format!("Progress: {message} {percent:?}"));
+    }
 }
 
 type Answer = Box<dyn Fn(&Command) -> (u32, Vec<u8>) + Send + Sync>;
@@ -104,7 +108,8 @@ pub(super) fn engine() -> Engine {
 }
 
 pub(super) fn granted() -> Grants {
-    Grants { exec: true, r#become: true, files: true }
+    let files = vec!["/**".to_owned().try_into().unwrap()];
+    Grants { exec: true, r#become: true, files, artifacts: true, facts: true, ..Grants::default() }
 }
 
 /// A call that is granted nothing, with a guest in which everything succeeds.
@@ -125,7 +130,10 @@ pub(super) fn call_on(guest: Arc<FakeGuest>) -> Call {
         guest,
         facts: Facts { os_id: "debian".to_owned(), ..Facts::default() },
         grants: Grants::default(),
+        secrets: Secrets::default(),
         limits: Limits::default(),
+        artifacts: None,
+        record: None,
         timeout: None,
         log: Arc::new(Lines::default()),
     }
@@ -175,6 +183,8 @@ impl Wat {
         for text in [&self.name, &self.version, "a module for tests"] {
             descriptor.extend(data.string(text));
         }
+        // Authors, licence.
+        descriptor.extend([0, 0, 0, 0]);
         for list in [&self.provides, &self.platforms] {
             descriptor.extend([strings(&mut data, list), u32::try_from(list.len()).unwrap()]);
         }
@@ -184,7 +194,7 @@ impl Wat {
             .iter()
             .flat_map(|capability| {
                 let [address, length] = data.string("wants it");
-                [u32::from(*capability), address, length]
+                [u32::from(*capability), 0, 0, address, length]
             })
             .collect();
         descriptor.extend([data.words(&requests), u32::try_from(self.capabilities.len()).unwrap()]);
@@ -198,9 +208,9 @@ impl Wat {
         let fixed = fixed(64, &[0, 0, done, 4]) + &fixed(96, &[program, 4]);
         let core = format!(
             r#"(module
-                (import "farmhand:phase/log@0.1.0" "write" (func $log (param i32 i32 i32)))
+                (import "farmhand:phase/log@0.1.0" "write" (func $write (param i32 i32 i32 i32 i32)))
                 (import "farmhand:phase/guest@0.1.0" "[method]guest.exec" (func $exec_raw
-                    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+                    (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
                 (import "farmhand:phase/guest@0.1.0" "[resource-drop]guest" (func $drop_guest (param i32)))
                 (memory (export "memory") 4)
                 (global $heap (mut i32) (i32.const 131072))
@@ -208,10 +218,12 @@ impl Wat {
                 (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
                     global.get $heap
                     global.get $heap local.get 3 i32.add i32.const 7 i32.add i32.const -8 i32.and global.set $heap)
+                (func $log (param $level i32) (param $text i32) (param $length i32)
+                    local.get $level local.get $text local.get $length i32.const 0 i32.const 0 call $write)
                 (func $exec (param $guest i32) (param $argv i32) (param $count i32) (param $result i32)
                     local.get $guest local.get $argv local.get $count
                     i32.const 0 i32.const 0 i32.const 0 i32.const 0 i32.const 0 i32.const 0 i32.const 0
-                    i32.const 0 i32.const 0 i32.const 0 i32.const 1 local.get $result call $exec_raw)
+                    i32.const 0 i32.const 0 i32.const 0 i32.const 1 i32.const 0 local.get $result call $exec_raw)
                 (func (export "describe") (result i32) {} i32.const {descriptor})
                 (func $run (param $guest i32) (result i32) (local $i i32) {})
                 (func (export "run")

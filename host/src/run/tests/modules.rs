@@ -13,8 +13,8 @@ use crate::{
     guest::{Command, GuestError, Stream},
     hypervisor::simulated::Simulated,
     module::{
-        Call, Failure, LimitHit, ModuleError, ModuleIdentity, ModuleLog, Outcome, PhaseModule, ResolvedStep,
-        ResolvedSteps,
+        Call, Failure, LimitHit, ModuleError, ModuleIdentity, ModuleLog, Outcome, PhaseModule, Rehearsal,
+        ResolvedStep, ResolvedSteps,
     },
 };
 
@@ -99,6 +99,8 @@ impl Modules {
                 step: step.clone(),
                 module: module.clone(),
                 grants: crate::base::Grants::default(),
+                limits: crate::module::Limits::default(),
+                secrets: crate::module::Secrets::default(),
             };
             machine.phases().steps(phase).iter().map(resolved).collect()
         };
@@ -188,5 +190,9 @@ impl PhaseModule for StandIn {
         let module = self.edition.clone();
         let limited = |_| ModuleError::Limit { module, limit: LimitHit::WallTime(limit) };
         tokio::time::timeout(limit, self.work(&call, behaviour)).await.map_err(limited)?
+    }
+
+    async fn rehearse(&self, _: Rehearsal) -> Result<Outcome, ModuleError> {
+        unreachable!("a run rehearses nothing")
     }
 }

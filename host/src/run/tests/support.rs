@@ -166,6 +166,7 @@ impl World {
             events: Arc::new(record),
             locks: self.locks(),
             login_key: "/no/key".into(),
+            record: None,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),

@@ -1,41 +1,22 @@
-//! A guest that follows a script, to test a module's logic by `cargo test` on the development machine.
-
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
 };
 
 use crate::{
-    Backend, Command, CommandOutput, Context, Exit, Facts, Failure, Guest, GuestError, Outcome, Phase,
-    PhaseModule, export,
+    Backend, Command, CommandOutput, Content, Context, Event, Exit, Facts, Failure, Guest, GuestError,
+    Outcome, PhaseModule, Running, export,
 };
 
-/// A context for tests: phase `dependencies` of machine `machine`, platform `debian_vs` on target `amd64`, as login user.
-pub fn context() -> Context {
-    Context {
-        phase: Phase::Dependencies,
-        platform: "debian_vs".to_owned(),
-        target: "amd64".to_owned(),
-        machine: "machine".to_owned(),
-        r#become: false,
-    }
-}
-
-impl Context {
-    /// The same with `become: true`.
-    #[must_use]
-    pub fn as_root(self) -> Self {
-        Self { r#become: true, ..self }
-    }
-}
-
-/// A guest that expects commands in order and answers what it was told. Panics at a command that it does not expect and,
+/// A guest that expects commands in order and answers what it was told. Files are kept in memory; a secret in one is written
+/// as `<secret NAME>`. Panics at a command that it does not expect and,
 /// when it goes out of scope, if commands that it expects did not come.
 #[derive(Default)]
 pub struct Script {
     commands: RefCell<VecDeque<Step>>,
     facts: RefCell<Facts>,
     files: RefCell<Vec<(String, Vec<u8>)>>,
+    artifacts: RefCell<Vec<(String, Vec<u8>)>>,
     failed: Cell<bool>,
 }
 
@@ -57,6 +38,7 @@ impl Default for Facts {
             os_pretty_name: "Debian GNU/Linux 12 (bookworm)".to_owned(),
             kernel: "6.1.0".to_owned(),
             architecture: "x86_64".to_owned(),
+            package_manager: Some("apt-get".to_owned()),
         }
     }
 }
@@ -82,6 +64,12 @@ impl Script {
         self.files.borrow().iter().rev().find(|(name, _)| name == path).map(|(_, content)| content.clone())
     }
 
+    /// An artifact that the module kept.
+    pub fn artifact(&self, name: &str) -> Option<Vec<u8>> {
+        let artifacts = self.artifacts.borrow();
+        artifacts.iter().rev().find(|(kept, _)| kept == name).map(|(_, content)| content.clone())
+    }
+
     /// Expects a command next, run as login user. Unless told otherwise it writes nothing and exits with 0. An argument `…`
     /// stands for any number of arguments.
     pub fn expect(&self, argv: impl IntoIterator<Item = impl Into<String>>) -> Answer<'_> {
@@ -94,6 +82,23 @@ impl Script {
             check: None,
         });
         Answer { script: self }
+    }
+
+    /// Takes the next command of the script, if it is this one.
+    fn take(&self, command: &Command) -> Result<CommandOutput, GuestError> {
+        let Some(step) = self.commands.borrow_mut().pop_front() else {
+            self.fail(&format!("no command is expected, but the module ran {:?}", command.argv));
+        };
+        if !matches(&step.argv, &command.argv) {
+            self.fail(&format!("expected {:?}, but the module ran {:?}", step.argv, command.argv));
+        }
+        if step.root != command.become_ {
+            self.fail(&format!("{:?}: expected root: {}, was: {}", step.argv, step.root, command.become_));
+        }
+        if let Some(check) = &step.check {
+            check(command);
+        }
+        step.answer
     }
 
     /// Runs a module on it, with settings as they stand in a phase file. Settings that the module's type refuses are
@@ -177,24 +182,16 @@ impl Answer<'_> {
 }
 
 impl Backend for Script {
-    fn facts(&self) -> Facts {
-        self.facts.borrow().clone()
+    fn facts(&self) -> Result<Facts, GuestError> {
+        Ok(self.facts.borrow().clone())
     }
 
     fn exec(&self, command: &Command) -> Result<CommandOutput, GuestError> {
-        let Some(step) = self.commands.borrow_mut().pop_front() else {
-            self.fail(&format!("no command is expected, but the module ran {:?}", command.argv));
-        };
-        if !matches(&step.argv, &command.argv) {
-            self.fail(&format!("expected {:?}, but the module ran {:?}", step.argv, command.argv));
-        }
-        if step.root != command.become_ {
-            self.fail(&format!("{:?}: expected root: {}, was: {}", step.argv, step.root, command.become_));
-        }
-        if let Some(check) = &step.check {
-            check(command);
-        }
-        step.answer
+        self.take(command)
+    }
+
+    fn start(&self, command: &Command) -> Result<Box<dyn Running>, GuestError> {
+        Ok(Box::new(Events::of(self.take(command)?)))
     }
 
     fn read_file(&self, path: &str, max_size: u32, _become: bool) -> Result<Vec<u8>, GuestError> {
@@ -205,9 +202,50 @@ impl Backend for Script {
         Ok(content)
     }
 
-    fn write_file(&self, path: &str, content: &[u8], _mode: u32, _become: bool) -> Result<(), GuestError> {
-        self.add_file(path, content);
+    fn write_file(
+        &self,
+        path: &str,
+        content: &[Content],
+        _mode: u32,
+        _become: bool,
+    ) -> Result<(), GuestError> {
+        let bytes = |part: &Content| match part {
+            Content::Bytes(bytes) => bytes.clone(),
+            Content::Secret(name) => format!("<secret {name}>").into_bytes(),
+        };
+        self.add_file(path, content.iter().flat_map(bytes).collect::<Vec<u8>>());
         Ok(())
+    }
+
+    fn save_artifact(&self, name: &str, content: &[u8]) -> Result<(), GuestError> {
+        self.artifacts.borrow_mut().push((name.to_owned(), content.to_vec()));
+        Ok(())
+    }
+
+    fn save_file(&self, name: &str, path: &str, _become: bool) -> Result<(), GuestError> {
+        let content = self.file(path).ok_or_else(|| GuestError::NotFound(path.to_owned()))?;
+        self.save_artifact(name, &content)
+    }
+}
+
+/// What is left of a command's events.
+pub(super) struct Events {
+    pieces: RefCell<VecDeque<Event>>,
+    exit: Exit,
+}
+
+impl Events {
+    pub(super) fn of(output: CommandOutput) -> Self {
+        let pieces = [Event::Stdout(output.stdout), Event::Stderr(output.stderr)];
+        let has_bytes =
+            |event: &Event| matches!(event, Event::Stdout(bytes) | Event::Stderr(bytes) if !bytes.is_empty());
+        Self { pieces: RefCell::new(pieces.into_iter().filter(has_bytes).collect()), exit: output.exit }
+    }
+}
+
+impl Running for Events {
+    fn next(&self) -> Result<Event, GuestError> {
+        Ok(self.pieces.borrow_mut().pop_front().unwrap_or_else(|| Event::Exited(self.exit.clone())))
     }
 }
 

@@ -1,0 +1,133 @@
+use std::{borrow::Cow, fmt, num::NonZeroU32};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de};
+
+/// The largest size that can be written.
+const MAX_SIZE: u64 = 16 << 30;
+
+/// What phase modules may use up. What is absent keeps its default (see docs/modules.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Seconds that a module itself may compute in one step. Waiting for the guest does not count.
+    pub cpu_time: Option<NonZeroU32>,
+    /// Seconds in which a module must be compiled. Only for all modules.
+    pub compile_time: Option<NonZeroU32>,
+    /// All linear memories together.
+    pub memory: Option<Size>,
+    /// Elements of all tables together.
+    pub table_elements: Option<usize>,
+    /// Core instances, tables and memories in one component, each.
+    pub instances: Option<usize>,
+    /// What one call from the module to the host may carry.
+    pub host_call_data: Option<Size>,
+    /// What is kept of each of a command's output streams.
+    pub captured_output: Option<Size>,
+    /// What is shown or recorded of commands' output in one step.
+    pub logged_output: Option<Size>,
+    /// Lines that a module may log at once.
+    pub log_burst: Option<u32>,
+    /// How many more lines it may log each second after that.
+    pub log_rate: Option<u32>,
+    /// A file that is read from or written to the guest.
+    pub file_size: Option<Size>,
+    /// Commands that may be open in a guest at once.
+    pub commands: Option<usize>,
+    /// Artifacts that one step may keep.
+    pub artifacts: Option<usize>,
+    /// All artifacts of one step together.
+    pub artifact_data: Option<Size>,
+    /// A module's file. Only for all modules.
+    pub module_size: Option<Size>,
+    /// One function's code. Only for all modules.
+    pub function_size: Option<Size>,
+}
+
+/// A number of bytes: `1048576`, `1 MiB`, `64K`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(usize);
+
+impl Size {
+    /// The number of bytes.
+    pub fn get(self) -> usize {
+        self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let shift = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
+            "" => 0,
+            "k" => 10,
+            "m" => 20,
+            "g" => 30,
+            _ => return None,
+        };
+        Self::bounded(number.parse::<u64>().ok()?.checked_mul(1 << shift)?)
+    }
+
+    fn bounded(bytes: u64) -> Option<Self> {
+        usize::try_from(bytes).ok().filter(|_| bytes <= MAX_SIZE).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size of at most 16 GiB: bytes, or a unit as in `64 KiB`, `256 MiB`, `1 GiB`")
+            }
+
+            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
+                Size::bounded(bytes).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(bytes), &self))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
+                Size::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Size {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "Bytes, or a text with a unit (`64 KiB`, `256 MiB`, `1 GiB`).",
+            "anyOf": [
+                { "type": "integer", "minimum": 0, "maximum": MAX_SIZE },
+                { "type": "string", "pattern": "^ *[0-9]+ *([kKmMgG]([iI]?[bB])?|[bB])? *$" },
+            ],
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read() {
+        for (written, bytes) in [("512", 512), ("64 KiB", 64 << 10), ("256MiB", 256 << 20), ("1g", 1 << 30)] {
+            assert_eq!(serde_yaml::from_str::<Size>(written).unwrap().get(), bytes, "{written}");
+        }
+        for written in ["-1", "17 GiB", "1 TiB", "much", "KiB", "[1]", "99999999999999999999 G", "1 kk"] {
+            assert!(serde_yaml::from_str::<Size>(written).is_err(), "{written}");
+        }
+    }
+}

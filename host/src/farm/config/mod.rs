@@ -1,0 +1,124 @@
+//! `farm.yaml`: a file an element.
+
+mod gate;
+mod hypervisor;
+mod limits;
+mod module;
+mod project;
+mod secret;
+mod selection;
+mod timeouts;
+
+use std::{collections::BTreeSet, num::NonZeroUsize, time::Duration};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+pub use gate::Gate;
+pub use hypervisor::Hypervisor;
+pub use limits::{LimitsConfig, Size};
+pub use module::ModuleConfig;
+pub use project::Project;
+pub use secret::{SecretSource, is_secret_name};
+pub(super) use selection::Pair;
+pub use timeouts::Timeouts;
+
+use self::selection::{ListItem, Permutations};
+use super::yaml;
+use crate::base::{Problems, SourceFile};
+
+/// What `farm.yaml` says.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Whose checkpoints these are.
+    pub project: Project,
+    /// Where machines run. This version takes one.
+    #[serde(default)]
+    pub hypervisors: Vec<Hypervisor>,
+    /// A machine for each platform on each target.
+    #[serde(default)]
+    permutations: Option<Permutations>,
+    /// Single machines.
+    #[serde(default, alias = "combinations", alias = "definitions")]
+    list: Vec<ListItem>,
+    /// The folder of the phase files, relative to `farm.yaml`.
+    #[serde(default = "default_phases")]
+    pub phases: Utf8PathBuf,
+    /// How many machines are worked on at once; all of them when absent.
+    #[serde(default, alias = "jobs")]
+    pub serial: Option<NonZeroUsize>,
+    /// Which operations may be done; all of them when absent.
+    #[serde(default)]
+    pub allowed_phases: Option<BTreeSet<Gate>>,
+    /// Seconds until a started machine must answer.
+    #[serde(default = "timeouts::default_connection_timeout")]
+    connection_timeout: u64,
+    /// How often `retry_delay` is waited for a machine to shut down before it is forced to.
+    #[serde(default = "timeouts::default_retry_count")]
+    retry_count: u32,
+    /// Seconds.
+    #[serde(default = "timeouts::default_retry_delay")]
+    retry_delay: u64,
+    /// Seconds that a step may take, unless it says otherwise.
+    #[serde(default = "timeouts::default_step_timeout")]
+    step_timeout: u64,
+    /// Phase modules: where they are and what they may do.
+    #[serde(default)]
+    pub modules: IndexMap<String, ModuleConfig>,
+    /// What phase modules may use up.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+    /// Secrets that steps can hand to phase modules (`{ secret: NAME }`), and where their values come from.
+    #[serde(default)]
+    pub secrets: IndexMap<String, SecretSource>,
+    /// Packages that machines without a `dependencies` phase file get through the platform's package module.
+    #[serde(default)]
+    pub dependencies: Vec<String>,
+}
+
+fn default_phases() -> Utf8PathBuf {
+    "provisioning_phases".into()
+}
+
+impl Config {
+    /// Reads and checks a `farm.yaml`.
+    pub(super) fn read(path: &Utf8Path) -> Result<(SourceFile, Self), Problems> {
+        let source = SourceFile::read(path)?;
+        let config: Self = yaml::read_as(&source)?;
+        let mut problems = Vec::new();
+        config.project.check(&source, &mut problems);
+        Hypervisor::check(&config.hypervisors, &source, &mut problems);
+        secret::check(&config.secrets, &source, &mut problems);
+        if config.pairs().is_empty() {
+            let help = "name targets and platforms under `permutations`, or single machines under `list`";
+            problems.push(source.problem(0..0, "the farm has no machines").help(help));
+        }
+        Problems::unless_empty(problems, (source, config))
+    }
+
+    /// All pairs of platform and target without doubles: the permutations first, then the list.
+    pub(super) fn pairs(&self) -> Vec<Pair> {
+        selection::pairs(self.permutations.as_ref(), &self.list)
+    }
+
+    /// The connection URI of the farm's hypervisor, if it names one.
+    pub fn hypervisor_uri(&self) -> Option<&str> {
+        self.hypervisors.first()?.uri.as_deref()
+    }
+
+    /// How long things may take.
+    pub fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            connection: Duration::from_secs(self.connection_timeout),
+            shutdown: Duration::from_secs(self.retry_delay.saturating_mul(self.retry_count.into())),
+            step: Duration::from_secs(self.step_timeout),
+        }
+    }
+
+    /// The operations that may be done.
+    pub fn allowed(&self) -> BTreeSet<Gate> {
+        self.allowed_phases.clone().unwrap_or_else(|| Gate::all().collect())
+    }
+}

@@ -1,0 +1,121 @@
+use std::io::Write as _;
+
+use camino::Utf8Path;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::base::{Digest, Grants, Problem, SourceFile};
+
+/// The name of the lock file, beside `farm.yaml`.
+pub const LOCK_FILE: &str = "farmhand.lock";
+
+/// The version of its format.
+const VERSION: u32 = 1;
+
+/// What a farm has pinned: `farmhand.lock`. It is written by farmhand and belongs into version control.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// The version of the format: 1.
+    version: u32,
+    /// Images, by the location that they come from.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub images: IndexMap<String, LockedImage>,
+    /// Phase modules, by the name under which `farm.yaml` knows them.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub modules: IndexMap<String, LockedModule>,
+}
+
+/// An image as it was pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedImage {
+    /// The digest of the file.
+    pub digest: Digest,
+}
+
+/// A phase module as it was accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedModule {
+    /// The module's version.
+    pub version: String,
+    /// The digest of its file.
+    pub digest: Digest,
+    /// What it asked for: capabilities, `files` and `secrets` with what they are for.
+    pub asks: Vec<String>,
+    /// What it was granted.
+    pub grants: Grants,
+}
+
+impl Default for Lock {
+    fn default() -> Self {
+        Self { version: VERSION, images: IndexMap::new(), modules: IndexMap::new() }
+    }
+}
+
+impl Lock {
+    /// Reads the lock file of the farm in this folder. Without one, nothing is pinned.
+    pub fn read(root: &Utf8Path) -> Result<Self, Problem> {
+        let path = root.join(LOCK_FILE);
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let file = SourceFile::read(&path)?;
+        let broken = |message: String, place: std::ops::Range<usize>| {
+            let problem =
+                file.problem(place, format!("this is not a lock file that farmhand can read: {message}"));
+            problem.help(
+                "farmhand writes this file itself: take it from version control, or remove it and pin anew",
+            )
+        };
+        let lock: Self = serde_yaml::from_str(file.text()).map_err(|error| {
+            let place = error.location().map_or(0, |place| place.index());
+            broken(error.to_string(), place..place)
+        })?;
+        if lock.version != VERSION {
+            return Err(broken(format!("its version is {}, not {VERSION}", lock.version), 0..0));
+        }
+        Ok(lock)
+    }
+
+    /// Replaces the lock file of the farm in this folder, in one step.
+    pub fn write(&self, root: &Utf8Path) -> std::io::Result<()> {
+        let text = serde_yaml::to_string(self).map_err(std::io::Error::other)?;
+        let mut file = tempfile::NamedTempFile::new_in(root)?;
+        file.write_all(b"# Written by farmhand. Keep it under version control.\n")?;
+        file.write_all(text.as_bytes())?;
+        use std::os::unix::fs::PermissionsExt as _;
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        file.persist(root.join(LOCK_FILE))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_and_read_back() {
+        let home = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(home.path()).unwrap();
+        assert_eq!(Lock::read(root).unwrap(), Lock::default());
+        let mut lock = Lock::default();
+        let module = LockedModule {
+            version: "1.2.0".to_owned(),
+            digest: Digest::of("module"),
+            asks: vec!["exec".to_owned(), "files /etc/**".to_owned()],
+            grants: serde_yaml::from_str(r#"{ exec: true, files: ["/etc/**"] }"#).unwrap(),
+        };
+        lock.modules.insert("file".to_owned(), module);
+        lock.write(root).unwrap();
+        assert_eq!(Lock::read(root).unwrap(), lock);
+        insta::assert_snapshot!(std::fs::read_to_string(root.join(LOCK_FILE)).unwrap());
+
+        for text in ["version: 2\n", "version: 1\nmodule: {}\n", "- a\n"] {
+            std::fs::write(root.join(LOCK_FILE), text).unwrap();
+            assert!(Lock::read(root).unwrap_err().message().contains("not a lock file"), "{text}");
+        }
+    }
+}
