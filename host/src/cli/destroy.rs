@@ -2,23 +2,23 @@ use std::process::ExitCode;
 
 use miette::{IntoDiagnostic, miette};
 
-use super::{FarmArgs, print, workbench::Workbench};
-use crate::run::{self, MachineLock};
+use super::{FarmArgs, print, selection::Selection, workbench::Workbench};
+use crate::run::{self, MachineLock, Storage};
 
 /// Remove machines: domains, snapshots and disks. Their base images stay in the cache.
 ///
 /// A running machine is not shut down gracefully. A domain that farmhand did not make is never touched.
 #[derive(Debug, clap::Args)]
 pub(super) struct Destroy {
-    /// Only these machines.
-    machines: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 impl Destroy {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let workbench = Workbench::open(args).await?;
         let mut failed = false;
-        for machine in workbench.select(&self.machines)? {
+        for machine in self.selection.of(&workbench.farm)? {
             match destroy(&workbench, &machine.name).await {
                 Ok(done) => print(format!("{}: {done}\n", machine.name)),
                 Err(report) => {
@@ -33,12 +33,16 @@ impl Destroy {
 
 async fn destroy(workbench: &Workbench, name: &str) -> miette::Result<&'static str> {
     let _lock = MachineLock::acquire(&workbench.dirs.locks(), name).into_diagnostic()?;
-    let domain = workbench.hypervisor.domain(name).await.into_diagnostic()?;
-    if domain.as_ref().is_some_and(|domain| domain.metadata.is_none()) {
+    let Some((host, existing)) = workbench.find(name).await? else {
+        // Disks that a killed run left without a domain.
+        workbench.storage().remove_disks(name).await.into_diagnostic()?;
+        return Ok("does not exist");
+    };
+    if existing.domain.metadata.is_none() {
         return Err(miette!(
             "the domain `{name}` was not made by farmhand; remove it with virsh if you want to"
         ));
     }
-    let existed = run::remove(&*workbench.hypervisor, &workbench.storage(), name).await.into_diagnostic()?;
-    Ok(if existed { "removed" } else { "does not exist" })
+    run::remove(&*host.hypervisor, &workbench.storage(), name).await.into_diagnostic()?;
+    Ok("removed")
 }

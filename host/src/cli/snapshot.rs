@@ -5,14 +5,17 @@ use miette::{IntoDiagnostic, miette};
 use serde::Serialize;
 
 use super::{
-    FarmArgs, print, print_json,
+    FarmArgs,
+    planned::Planned,
+    print, print_json,
+    selection::Selection,
     table::table,
-    workbench::{Planned, Workbench},
+    workbench::{Host, Workbench},
 };
 use crate::{
     base::Checkpoint,
     hypervisor::{DomainState, Snapshot as Found},
-    plan::Verdict,
+    plan::{Existing, Verdict},
     run::{self, MachineLock},
 };
 
@@ -37,8 +40,8 @@ impl Snapshot {
 /// List the snapshots of machines: checkpoints, whether they are still valid, and others.
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// Only these machines.
-    machines: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// Print them as JSON.
     #[arg(long)]
     json: bool,
@@ -56,18 +59,19 @@ struct Row {
 
 impl List {
     async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let Planned { workbench, jobs } = Planned::new(args, &self.machines, false).await?;
+        let planned = Planned::look(args, &self.selection).await?;
+        let workbench = &planned.workbench;
         let mut rows = Vec::new();
-        for job in jobs {
-            let name = &job.machine.name;
+        for machine in planned.machines() {
+            let name = &machine.machine.name;
             let snapshots =
-                workbench.existing(name).await?.map(|existing| existing.snapshots).unwrap_or_default();
+                machine.existing.as_ref().map(|existing| existing.snapshots.clone()).unwrap_or_default();
             for Found { name: snapshot, creation_time, live, .. } in snapshots {
-                let verdict = job
+                let verdict = machine
                     .plan
                     .checkpoints
                     .iter()
-                    .find(|(checkpoint, _)| full_name(&workbench, checkpoint.name()) == snapshot);
+                    .find(|(checkpoint, _)| full_name(workbench, checkpoint.name()) == snapshot);
                 rows.push(Row {
                     machine: name.clone(),
                     created: jiff::Timestamp::from_second(creation_time)
@@ -108,14 +112,14 @@ pub(super) struct Revert {
 
 impl Revert {
     async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let (workbench, snapshot) = find(args, &self.machine, &self.snapshot).await?;
+        let workbench = Workbench::open(args).await?;
+        let (host, snapshot) = find(&workbench, &self.machine, &self.snapshot).await?;
         let _lock = MachineLock::acquire(&workbench.dirs.locks(), &self.machine).into_diagnostic()?;
-        workbench.hypervisor.revert(&self.machine, &snapshot).await.into_diagnostic()?;
-        let running = workbench
-            .existing(&self.machine)
-            .await?
-            .is_some_and(|found| found.domain.state == DomainState::Running);
-        if running && let Err(refused) = run::synchronize_clock(&*workbench.hypervisor, &self.machine).await {
+        host.hypervisor.revert(&self.machine, &snapshot).await.into_diagnostic()?;
+        let (_, existing) = workbench.find_existing(&self.machine).await?;
+        if existing.domain.state == DomainState::Running
+            && let Err(refused) = run::synchronize_clock(&*host.hypervisor, &self.machine).await
+        {
             eprintln!("the guest's clock shows the snapshot's time: {refused}");
         }
         print(format!("{} is as it was at {snapshot}\n", self.machine));
@@ -134,22 +138,26 @@ pub(super) struct Delete {
 
 impl Delete {
     async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let (workbench, snapshot) = find(args, &self.machine, &self.snapshot).await?;
+        let workbench = Workbench::open(args).await?;
+        let (host, snapshot) = find(&workbench, &self.machine, &self.snapshot).await?;
         let _lock = MachineLock::acquire(&workbench.dirs.locks(), &self.machine).into_diagnostic()?;
-        workbench.hypervisor.delete_snapshot(&self.machine, &snapshot).await.into_diagnostic()?;
+        host.hypervisor.delete_snapshot(&self.machine, &snapshot).await.into_diagnostic()?;
         print(format!("{snapshot} of {} is deleted\n", self.machine));
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A machine's snapshot by its full or short name.
-async fn find(args: &FarmArgs, machine: &str, snapshot: &str) -> miette::Result<(Workbench, String)> {
-    let workbench = Workbench::open(args).await?;
-    workbench.select(&[machine.to_owned()])?;
-    let snapshots = workbench.existing(machine).await?.map(|existing| existing.snapshots).unwrap_or_default();
-    let full = full_name(&workbench, snapshot);
+/// A machine's snapshot by its full or short name, and the hypervisor that has it.
+async fn find<'a>(
+    workbench: &'a Workbench,
+    machine: &str,
+    snapshot: &str,
+) -> miette::Result<(&'a Host, String)> {
+    Selection::one(machine).of(&workbench.farm)?;
+    let (host, Existing { snapshots, .. }) = workbench.find_existing(machine).await?;
+    let full = full_name(workbench, snapshot);
     match snapshots.iter().find(|found| found.name == snapshot || found.name == full) {
-        Some(found) => Ok((workbench, found.name.clone())),
+        Some(found) => Ok((host, found.name.clone())),
         None => {
             let names: Vec<_> = snapshots.iter().map(|found| found.name.as_str()).collect();
             let help = if names.is_empty() {

@@ -36,6 +36,8 @@ pub struct Machine {
     pub kernel: Option<Kernel>,
     /// Connection URI of its hypervisor, if the definition names one.
     pub connection: Option<String>,
+    /// Labels that its hypervisor must have.
+    pub hypervisor_labels: Vec<String>,
     #[serde(skip)]
     auth: Auth,
     /// The whole merged definition, without its passwords: for templates.
@@ -142,6 +144,8 @@ struct MetadataDefinition {
     virt_domain: Option<DomainType>,
     #[serde(default)]
     connection: Option<String>,
+    #[serde(default)]
+    hypervisor_labels: Vec<String>,
     #[serde(default)]
     auth: Auth,
     #[serde(default)]
@@ -294,6 +298,7 @@ impl Machine {
             disks,
             kernel,
             connection: metadata.connection,
+            hypervisor_labels: metadata.hypervisor_labels,
             auth,
             vm,
             template: DomainTemplate::built_in(),

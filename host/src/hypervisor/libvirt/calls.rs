@@ -9,7 +9,8 @@ use virt::{
 };
 
 use crate::hypervisor::{
-    Domain, DomainMetadata, DomainState, METADATA_NAMESPACE, NewSnapshot, Snapshot, domain_xml, snapshot_xml,
+    Capabilities, Domain, DomainMetadata, DomainState, METADATA_NAMESPACE, NewSnapshot, Snapshot,
+    capabilities_xml, domain_xml, snapshot_xml,
 };
 
 /// Why a call failed.
@@ -44,6 +45,13 @@ fn if_any<T>(result: Result<T, Error>, none: ErrorNumber) -> Result<Option<T>, F
         Err(error) if error.code() == none => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+pub(super) fn capabilities(connect: &Connect) -> Result<Capabilities, Fault> {
+    let (host_arch, guests) = capabilities_xml::read(&connect.get_capabilities()?).map_err(Fault::Answer)?;
+    let node = connect.get_node_info()?;
+    // libvirt says KiB.
+    Ok(Capabilities { host_arch, memory: node.memory >> 10, cpus: node.cpus, guests })
 }
 
 pub(super) fn lookup(connect: &Connect, name: &str) -> Result<VirtDomain, Fault> {
