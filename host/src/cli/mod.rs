@@ -4,6 +4,7 @@ mod destroy;
 mod machines;
 mod module;
 mod plan;
+mod report;
 mod snapshot;
 mod ssh;
 mod status;
@@ -49,6 +50,7 @@ struct FarmArgs {
 enum Command {
     Up(up::Up),
     Plan(plan::Plan),
+    Report(report::Report),
     Machines(machines::Machines),
     Status(status::Status),
     Ssh(ssh::Ssh),
@@ -66,6 +68,7 @@ impl Cli {
         match self.command {
             Command::Up(command) => command.run(&farm).await,
             Command::Plan(command) => command.run(&farm).await,
+            Command::Report(command) => command.run(),
             Command::Machines(command) => command.run(&farm),
             Command::Status(command) => command.run(&farm).await,
             Command::Ssh(command) => command.run(&farm).await,

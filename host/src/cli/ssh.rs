@@ -10,7 +10,7 @@ use crate::{
     base::{Credential, Dirs},
     farm::Farm,
     guest::openssh,
-    run::{self, Event},
+    run::{self, Event, RunId},
 };
 
 /// Set for the OpenSSH client: it starts farmhand as its SSH_ASKPASS program, which answers with this machine's password.
@@ -37,6 +37,8 @@ impl Ssh {
         let workbench = Workbench::open(args).await?;
         let machine = workbench.select(std::slice::from_ref(&self.machine))?[0].clone();
         let site = workbench.site(
+            RunId::new(),
+            None,
             Arc::new(|event: Event| {
                 if let Event::Progress { message, .. } = event {
                     eprintln!("{message}");

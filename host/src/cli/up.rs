@@ -1,18 +1,22 @@
-use std::{num::NonZeroUsize, process::ExitCode};
+use std::{num::NonZeroUsize, process::ExitCode, sync::Arc};
 
 use miette::IntoDiagnostic;
-use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
-use super::{FarmArgs, workbench::Planned};
+use super::{
+    FarmArgs,
+    workbench::{Planned, Workbench},
+};
 use crate::{
-    report::{Format, Reporter},
-    run::{self, Event},
+    report::{Format, Hub, Record, Records, Reporter},
+    run::{self, RunId},
 };
 
 /// Bring machines up: make those that are missing, restore the deepest checkpoint that is valid, carry out the phases above
 /// it, and shut down.
 ///
-/// The exit code is 0 when all machines passed, 1 when one failed, 2 when nothing was begun because the input is wrong.
+/// A record of the run is kept: `farmhand report` shows it again. The exit code is 0 when all machines passed, 1 when one
+/// failed, 2 when nothing was begun because the input is wrong.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand up\n  farmhand up debian_vs_amd64 --fresh\n  farmhand up --jobs 4 --json"
@@ -49,23 +53,54 @@ impl Up {
         let at_once = self.jobs.or(workbench.farm.config.serial);
         let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
 
-        let (sender, events) = mpsc::unbounded_channel();
-        let reporting = tokio::task::spawn_blocking(move || report(format, events));
-        let summary = {
-            // A reporter that has ended has said why itself.
-            let events = move |event: Event| drop(sender.send(event));
-            run::run(workbench.site(std::sync::Arc::new(events), self.record), jobs, at_once).await
-        };
-        reporting.await.into_diagnostic()?.into_diagnostic()?;
+        let run = RunId::new();
+        let record = begin_record(&workbench, &run).await;
+        let folder = record.as_ref().map(|record| record.folder().to_owned());
+        let hub = Hub::default();
+        let reporter = Reporter::new(format, record.as_ref().map(|_| run.clone()));
+        let feed = hub.listen();
+        let shown = spawn_blocking(move || reporter.show(feed));
+        let recorded = record.map(|record| {
+            let feed = hub.listen();
+            spawn_blocking(move || record.write(feed))
+        });
+        // The hub goes with the site; then the two come to their ends.
+        let summary = run::run(workbench.site(run, folder, Arc::new(hub), self.record), jobs, at_once).await;
+        if let Err(error) = shown.await.into_diagnostic()? {
+            eprintln!("the rest of the run could not be shown: {error}");
+        }
+        if let Some(recorded) = recorded
+            && let Err(error) = recorded.await.into_diagnostic()?
+        {
+            warn("the record of this run is not complete", error);
+        }
         Ok(if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-/// Shows events until the run has ended. When standard output is gone, the run goes on unseen.
-fn report(format: Format, mut events: mpsc::UnboundedReceiver<Event>) -> std::io::Result<()> {
-    let mut reporter = Reporter::new(format);
-    while let Some(event) = events.blocking_recv() {
-        reporter.report(&event)?;
+/// The record of this run. Without one, which is said, the run goes on.
+async fn begin_record(workbench: &Workbench, run: &RunId) -> Option<Record> {
+    let records = Records::new(workbench.dirs.runs());
+    let config = &workbench.farm.config;
+    let (run, project, keep) = (run.clone(), config.project.id.clone(), config.keep_runs);
+    match spawn_blocking(move || records.begin(&run, &project, keep)).await {
+        Ok(Ok((record, not_removed))) => {
+            if let Some(error) = not_removed {
+                warn("old records are still there", error);
+            }
+            Some(record)
+        }
+        Ok(Err(error)) => {
+            warn("this run is not recorded", error);
+            None
+        }
+        Err(error) => {
+            warn("this run is not recorded", error);
+            None
+        }
     }
-    Ok(())
+}
+
+fn warn(what: &str, error: impl std::error::Error + Send + Sync + 'static) {
+    eprintln!("{:?}", miette::Report::from_err(error).wrap_err(what.to_owned()));
 }

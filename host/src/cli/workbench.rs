@@ -18,7 +18,7 @@ use crate::{
     image::Store,
     module::{self, Engine, Library, Limits, ResolvedSteps},
     plan::{self, Existing, Options, Origin, Wanted},
-    run::{EventSink, LocalStorage, MachineJob, Site, Storage, domain_inputs},
+    run::{EventSink, LocalStorage, MachineJob, RunId, Site, Storage, domain_inputs},
 };
 
 /// A farm and the hypervisor it is on.
@@ -54,8 +54,14 @@ impl Workbench {
         Ok(Some(Existing { domain, snapshots }))
     }
 
-    /// What a run needs beside the plans.
-    pub(super) fn site(&self, events: Arc<dyn EventSink>, record: Option<Utf8PathBuf>) -> Arc<Site> {
+    /// What a run needs beside the plans. Its folder is there if its record is kept.
+    pub(super) fn site(
+        &self,
+        run: RunId,
+        folder: Option<Utf8PathBuf>,
+        events: Arc<dyn EventSink>,
+        record: Option<Utf8PathBuf>,
+    ) -> Arc<Site> {
         Arc::new(Site {
             hypervisor: self.hypervisor.clone(),
             connector: Arc::new(SshConnector),
@@ -64,6 +70,8 @@ impl Workbench {
             locks: self.dirs.locks(),
             login_key: self.dirs.login_key(),
             record,
+            run,
+            folder,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),

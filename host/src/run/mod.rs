@@ -2,6 +2,7 @@
 
 mod error;
 mod event;
+mod id;
 mod install;
 mod local_storage;
 mod lock;
@@ -23,7 +24,8 @@ use camino::Utf8PathBuf;
 use tokio::{sync::Semaphore, task::JoinSet};
 
 pub use error::RunError;
-pub use event::{Event, EventSink, Failure, Level};
+pub use event::{EVENT_FORMAT, Event, EventSink, Failure, Level, TimedEvent};
+pub use id::{NoRunId, RunId};
 pub use install::{domain_inputs, remove};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, MachineLock};
@@ -55,6 +57,10 @@ pub struct Site {
     pub login_key: Utf8PathBuf,
     /// The folder that gets a transcript of each step, if somebody wants them.
     pub record: Option<Utf8PathBuf>,
+    /// The run's name.
+    pub run: RunId,
+    /// The run's folder, if its record is kept.
+    pub folder: Option<Utf8PathBuf>,
     /// Whose checkpoints these are.
     pub project: Project,
     /// How long things may take.
@@ -72,6 +78,11 @@ impl Site {
     /// The name of a checkpoint's snapshot.
     pub fn snapshot_name(&self, checkpoint: Checkpoint) -> String {
         checkpoint.snapshot_name(&self.project.id, &self.project.revision.to_string())
+    }
+
+    /// The folder for a machine's artifacts: `MACHINE/artifacts` in the run's folder. It is made when the first one comes.
+    pub fn artifacts(&self, machine: &str) -> Option<Utf8PathBuf> {
+        Some(self.folder.as_ref()?.join(machine).join("artifacts"))
     }
 
     fn progress(&self, machine: &str, message: String) {
@@ -110,7 +121,13 @@ pub struct Summary {
 pub async fn run(site: Arc<Site>, jobs: Vec<MachineJob>, at_once: Option<NonZeroUsize>) -> Summary {
     let begun = Instant::now();
     let plans = jobs.iter().map(|job| job.plan.clone()).collect();
-    site.events.emit(Event::RunStarted { project: site.project.id.clone(), plans });
+    site.events.emit(Event::RunStarted {
+        format: EVENT_FORMAT,
+        run: site.run.clone(),
+        farmhand: env!("CARGO_PKG_VERSION").to_owned(),
+        project: site.project.id.clone(),
+        plans,
+    });
     let places = Arc::new(Semaphore::new(at_once.map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get)));
     let mut tasks = JoinSet::new();
     let mut names = std::collections::HashMap::new();

@@ -167,6 +167,8 @@ impl World {
             locks: self.locks(),
             login_key: "/no/key".into(),
             record: None,
+            run: Default::default(),
+            folder: None,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),
