@@ -3,12 +3,12 @@ use std::{
     process::ExitCode,
 };
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use miette::{IntoDiagnostic, Report as Diagnostic, WrapErr, miette};
 
 use super::{print, print_json, table::table, workbench::dirs};
 use crate::{
-    report::{self, Format, Outline, RecordError, Records, ReplayError, Selection, State},
+    report::{self, Format, Outline, RecordError, RecordedEvents, Records, ReplayError, Selection, State},
     run::RunId,
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Report {
     #[arg(long, short, value_name = "NAME")]
     machine: Vec<String>,
     /// Also show each step as it began, and what modules say for their authors.
-    #[arg(long, short, conflicts_with_all = ["json", "junit", "list"])]
+    #[arg(long, short, conflicts_with_all = ["json", "junit", "html", "list"])]
     verbose: bool,
     /// Print the run's events, one JSON object a line; with --list, the list as JSON.
     #[arg(long)]
@@ -36,8 +36,11 @@ pub(super) struct Report {
     /// Write the run to this file as JUnit XML, and print nothing: a test suite a machine, a test case an operation or step.
     #[arg(long, value_name = "FILE", conflicts_with = "json")]
     junit: Option<Utf8PathBuf>,
+    /// Write the run to this file as a page of HTML that needs no other file, and print nothing.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    html: Option<Utf8PathBuf>,
     /// List the runs that have a record.
-    #[arg(long, short, conflicts_with_all = ["run", "machine", "junit"])]
+    #[arg(long, short, conflicts_with_all = ["run", "machine", "junit", "html"])]
     list: bool,
 }
 
@@ -55,27 +58,21 @@ impl Report {
 
     fn show(self, records: &Records, run: &RunId) -> miette::Result<()> {
         let state = records.outline(run).map_err(explained)?.state;
-        let events = records.events(run).map_err(explained)?;
-        let machines = Selection::new(self.machine, &events).map_err(explained)?;
+        let events = || records.events(run).map_err(explained);
+        let machines = Selection::new(self.machine, &events()?).map_err(explained)?;
+        let to_file = self.junit.is_some() || self.html.is_some();
         if let Some(path) = &self.junit {
-            let xml = report::junit(events, &machines).into_diagnostic()?;
-            std::fs::write(path, xml).into_diagnostic().wrap_err_with(|| format!("can't write {path}"))?;
-        } else {
+            write(path, report::junit(events()?, &machines).into_diagnostic()?)?;
+        }
+        if let Some(path) = &self.html {
+            write(path, report::html(events()?, &machines).into_diagnostic()?)?;
+        }
+        if !to_file {
             let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
-            let mut output = BufWriter::new(io::stdout().lock());
-            match report::replay(events, format, &machines, state, &mut output) {
-                Ok(0) => {}
-                Ok(unknown) => {
-                    eprintln!("{unknown} events are not shown: this version of farmhand does not know them");
-                }
-                // Who reads has seen enough.
-                Err(ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(ReplayError::Record(error)) => return Err(explained(error)),
-                Err(error) => return Err(error).into_diagnostic(),
-            }
+            print_run(events()?, format, &machines, state)?;
         }
         // In the text it stands where everybody sees it.
-        if self.json || self.junit.is_some() {
+        if self.json || to_file {
             match state {
                 State::Finished => {}
                 State::Running => eprintln!("run {run} still goes on: this is what has happened so far"),
@@ -84,6 +81,30 @@ impl Report {
         }
         Ok(())
     }
+}
+
+fn write(path: &Utf8Path, text: String) -> miette::Result<()> {
+    std::fs::write(path, text).into_diagnostic().wrap_err_with(|| format!("can't write {path}"))
+}
+
+fn print_run(
+    events: RecordedEvents,
+    format: Format,
+    machines: &Selection,
+    state: State,
+) -> miette::Result<()> {
+    let mut output = BufWriter::new(io::stdout().lock());
+    match report::replay(events, format, machines, state, &mut output) {
+        Ok(0) => {}
+        Ok(unknown) => {
+            eprintln!("{unknown} events are not shown: this version of farmhand does not know them");
+        }
+        // Who reads has seen enough.
+        Err(ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(ReplayError::Record(error)) => return Err(explained(error)),
+        Err(error) => return Err(error).into_diagnostic(),
+    }
+    Ok(())
 }
 
 /// Lists all runs. One whose record can't be read is no reason not to list the others.

@@ -1,6 +1,8 @@
 //! From events to something that people and programs read. A reporter never reaches into a run: events are all it has.
 
+mod cases;
 mod course;
+mod html;
 mod hub;
 mod junit;
 mod lines;
@@ -13,6 +15,7 @@ mod summary;
 mod tests;
 mod text;
 
+pub use html::{HtmlError, html};
 pub use hub::{Feed, Hub};
 pub use junit::{JunitError, junit};
 pub use plan::plan_text;

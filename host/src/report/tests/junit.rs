@@ -1,14 +1,14 @@
-//! Runs as JUnit XML.
+//! Runs as JUnit XML, and as a page.
 
 use std::io::Write as _;
 
 use camino::Utf8Path;
 
 use super::*;
-use crate::report::{RecordedEvents, Selection, junit as write};
+use crate::report::{RecordedEvents, Selection, html, junit as write};
 
-/// The XML of a run, which can be read back.
-fn junit(events: Vec<Event>, machines: &[&str]) -> String {
+/// Events of some machines, as they are read from a record.
+fn recorded(events: Vec<Event>, machines: &[&str]) -> (RecordedEvents, Selection) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     for event in timed(events) {
         writeln!(file, "{}", serde_json::to_string(&event).unwrap()).unwrap();
@@ -16,6 +16,12 @@ fn junit(events: Vec<Event>, machines: &[&str]) -> String {
     let events = RecordedEvents::open(Utf8Path::from_path(file.path()).unwrap()).unwrap();
     let machines = machines.iter().map(|name| (*name).to_owned()).collect();
     let selection = Selection::new(machines, &events).unwrap();
+    (events, selection)
+}
+
+/// The XML of a run, which can be read back.
+fn junit(events: Vec<Event>, machines: &[&str]) -> String {
+    let (events, selection) = recorded(events, machines);
     let xml = write(events, &selection).unwrap();
     quick_junit::Report::deserialize_from_str(&xml).unwrap();
     xml
@@ -80,4 +86,23 @@ fn of_much_output_the_end_is_kept() {
     let xml = junit(events, &[]);
     assert!(xml.contains("lines before these are only in the run") && xml.contains("line 9999"));
     assert!(!xml.contains("line 12\n") && xml.len() < 64 << 10, "{}", xml.len());
+}
+
+#[test]
+fn as_a_page() {
+    let mut events = events();
+    events.truncate(events.len() - 1);
+    events.push(Event::Log {
+        machine: "debian_vs_amd64".into(),
+        level: Level::Info,
+        line: "said when nothing is done".into(),
+    });
+    let place = events.iter().position(|event| matches!(event, Event::Output { .. })).unwrap();
+    let hostile = "</pre><script>alert(1)</script>";
+    let machine = "debian_vs_amd64".to_owned();
+    events.insert(place, Event::Output { machine, stream: Stream::Stdout, line: hostile.into() });
+    let (recorded, selection) = recorded(events, &[]);
+    let page = html(recorded, &selection).unwrap();
+    assert!(!page.contains("<script") && !page.contains("src=") && !page.contains("http"), "{page}");
+    insta::assert_snapshot!("page", page);
 }
