@@ -105,7 +105,8 @@ impl Iterator for RecordedEvents {
 
 /// The next whole line.
 fn line(file: &mut BufReader<File>) -> std::io::Result<Option<String>> {
-    let mut line = String::new();
-    file.by_ref().take(MAX_LINE).read_line(&mut line)?;
-    Ok(line.strip_suffix('\n').map(str::to_owned))
+    // Bytes: a line may be cut off within a character.
+    let mut line = Vec::new();
+    file.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
+    Ok(line.strip_suffix(b"\n").map(|line| String::from_utf8_lossy(line).into_owned()))
 }

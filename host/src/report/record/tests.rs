@@ -130,6 +130,10 @@ fn a_run_that_was_killed_is_readable_up_to_there() {
         assert_eq!(outline.passed + outline.failed + outline.unfinished, 2);
         assert!(shown(&world, &run, TEXT, &[]).contains("this run was cut off: "), "{end}");
     }
+    // Within a character.
+    fs::write(world.path(&run).join("events.jsonl"), [&text[..first], b"{\"line\":\"gr\xc3"].concat())
+        .unwrap();
+    assert!(shown(&world, &run, TEXT, &[]).contains("this run was cut off: "));
     // Before its first event was written, there is nothing to show.
     fs::write(world.path(&run).join("events.jsonl"), &text[..first - 1]).unwrap();
     assert!(matches!(world.records.events(&run), Err(RecordError::NoRecord { .. })));
