@@ -8,6 +8,7 @@ fn help_of_every_command() {
         "",
         "up",
         "plan",
+        "report",
         "machines",
         "status",
         "ssh",

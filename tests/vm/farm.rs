@@ -96,9 +96,15 @@ impl Farm {
     pub(crate) fn up(&self, arguments: &[&str]) -> Run {
         let output = self.command().args(["up", "--json"]).args(arguments).output().unwrap();
         let stdout = String::from_utf8(output.stdout).unwrap();
-        let events = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        Run { code: output.status.code().unwrap(), events, stderr }
+        Run { code: output.status.code().unwrap(), events: events(&stdout), stderr }
+    }
+
+    /// The events of the newest run, as they were recorded.
+    pub(crate) fn newest_record(&self) -> Vec<Value> {
+        let output = self.farmhand(&["report", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        events(&String::from_utf8(output.stdout).unwrap())
     }
 
     /// A command in a machine that must go well.
@@ -174,6 +180,10 @@ impl Run {
         };
         self.events.iter().find(finished)?["changed"].as_bool()
     }
+}
+
+fn events(lines: &str) -> Vec<Value> {
+    lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -35,6 +35,7 @@ fn example_from_first_run_to_destroy() {
     let again = ["restore init", "main", "terminate", "shutdown"];
     assert_eq!(second.operations(&debian), again);
     assert_eq!(second.operations(&arch), again);
+    assert_eq!(farm.newest_record(), second.events, "the record has what was printed");
 
     // What the phases did is there; a machine that is off is started.
     assert!(

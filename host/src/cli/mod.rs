@@ -7,6 +7,7 @@ mod machines;
 mod module;
 mod plan;
 mod planned;
+mod report;
 mod selection;
 mod snapshot;
 mod ssh;
@@ -54,6 +55,7 @@ enum Command {
     Up(up::Up),
     Plan(plan::Plan),
     Explain(explain::Explain),
+    Report(report::Report),
     Machines(machines::Machines),
     Status(status::Status),
     Ssh(ssh::Ssh),
@@ -72,6 +74,7 @@ impl Cli {
             Command::Up(command) => command.run(&farm).await,
             Command::Plan(command) => command.run(&farm).await,
             Command::Explain(command) => command.run(&farm).await,
+            Command::Report(command) => command.run(),
             Command::Machines(command) => command.run(&farm),
             Command::Status(command) => command.run(&farm).await,
             Command::Ssh(command) => command.run(&farm).await,

@@ -1,8 +1,7 @@
 //! Plans for the farm's machines, with all input checked before.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use camino::Utf8PathBuf;
 use clap::Args;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use indexmap::IndexMap;
@@ -11,7 +10,7 @@ use miette::{IntoDiagnostic, miette};
 use super::{
     FarmArgs,
     selection::Selection,
-    workbench::{Host, Workbench, dirs},
+    workbench::{Host, Outside, Workbench, dirs},
 };
 use crate::{
     base::Phase,
@@ -20,7 +19,7 @@ use crate::{
     hypervisor::{Domain, DomainState, libvirt::default_uri},
     module::{self, Engine, Library, Limits, ResolvedSteps},
     plan::{self, Candidate, Capacity, Demand, Existing, GateChoice, Need, Options, Origin, Placed, Wanted},
-    run::{EventSink, MachineJob, Storage, domain_inputs},
+    run::{MachineJob, Storage, domain_inputs},
 };
 
 /// Memory that is left to the hypervisor itself, in MiB: what OpenStack's scheduler reserves, too.
@@ -142,13 +141,9 @@ impl Planned {
     }
 
     /// What a run is to do.
-    pub(super) fn into_jobs(
-        self,
-        events: &Arc<dyn EventSink>,
-        record: Option<&Utf8PathBuf>,
-    ) -> miette::Result<Vec<MachineJob>> {
+    pub(super) fn into_jobs(self, outside: Outside) -> miette::Result<Vec<MachineJob>> {
         let Self { workbench, machines, .. } = self;
-        let site = |host| workbench.site(host, events.clone(), record.cloned());
+        let site = |host| workbench.site(host, outside.clone());
         let sites: Vec<_> = workbench.hosts.iter().map(site).collect();
         let job = |planned: PlannedMachine| {
             let PlannedMachine { machine, host, existing, options, wanted, plan, inputs, mut steps } =

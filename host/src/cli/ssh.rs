@@ -2,7 +2,11 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
 use miette::{IntoDiagnostic, WrapErr, miette};
 
-use super::{FarmArgs, print, selection::Selection, workbench::Workbench};
+use super::{
+    FarmArgs, print,
+    selection::Selection,
+    workbench::{Outside, Workbench},
+};
 use crate::{
     base::{Credential, Dirs},
     farm::Farm,
@@ -34,15 +38,12 @@ impl Ssh {
         let workbench = Workbench::open(args).await?;
         let machine = Selection::one(&self.machine).of(&workbench.farm)?[0].clone();
         let (host, _) = workbench.find_existing(&machine.name).await?;
-        let site = workbench.site(
-            host,
-            Arc::new(|event: Event| {
-                if let Event::Progress { message, .. } = event {
-                    eprintln!("{message}");
-                }
-            }),
-            None,
-        );
+        let show = |event: Event| {
+            if let Event::Progress { message, .. } = event {
+                eprintln!("{message}");
+            }
+        };
+        let site = workbench.site(host, Outside::events(Arc::new(show)));
         let endpoint = run::reach(&site, &machine).await.into_diagnostic()?;
         let login = site.login(&machine);
 

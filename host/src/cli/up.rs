@@ -1,16 +1,17 @@
 use std::{num::NonZeroUsize, process::ExitCode, sync::Arc};
 
 use miette::IntoDiagnostic;
-use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 
 use super::{
     FarmArgs,
     interrupt::{INTERRUPTED, stop_at_signal},
     planned::{PlanArgs, Planned},
+    workbench::{Outside, Workbench},
 };
 use crate::{
-    report::{Format, Reporter},
-    run::{self, Event, EventSink, Orders, Summary},
+    report::{Format, Hub, Record, Records, Reporter},
+    run::{self, EventSink, Orders, RunId, Summary},
 };
 
 /// Bring machines up: make those that are missing, restore the deepest checkpoint that is valid, carry out the phases above
@@ -19,8 +20,8 @@ use crate::{
 /// Ctrl-C ends a run gently: no further machine is begun, phases are ended, terminate and shutdown still run. A second one ends
 /// it at once. Either way the next run goes on from what there is.
 ///
-/// The exit code is 0 when all machines passed, 1 when one failed or was not begun, 2 when nothing was begun because the input
-/// is wrong, 130 when the run was interrupted.
+/// A record of the run is kept: `farmhand report` shows it again. The exit code is 0 when all machines passed, 1 when one
+/// failed or was not begun, 2 when nothing was begun because the input is wrong, 130 when the run was interrupted.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand up\n  farmhand up debian_vs_amd64 --fresh\n  farmhand up --jobs 4 --json\n  farmhand up 'debian*' --from init --skip shutdown"
@@ -56,12 +57,22 @@ impl Up {
         let planned = Planned::new(args, &self.plan).await?;
         let stop = stop_at_signal().into_diagnostic()?;
         let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
-        let (sender, received) = mpsc::unbounded_channel();
-        // A reporter that has ended has said why itself.
-        let events: Arc<dyn EventSink> = Arc::new(move |event: Event| drop(sender.send(event)));
+        let run = RunId::new();
+        let record = begin_record(&planned.workbench, &run).await;
+        let folder = record.as_ref().map(|record| record.folder().to_owned());
+        let hub = Hub::default();
+        let reporter = Reporter::new(format, record.as_ref().map(|_| run.clone()));
+        let feed = hub.listen();
+        let shown = spawn_blocking(move || reporter.show(feed));
+        let recorded = record.map(|record| {
+            let feed = hub.listen();
+            spawn_blocking(move || record.write(feed))
+        });
+        let events: Arc<dyn EventSink> = Arc::new(hub);
         let config = &planned.workbench.farm.config;
         let one = self.fail_fast.then_some(NonZeroUsize::MIN);
         let orders = Orders {
+            run: run.clone(),
             project: config.project.clone(),
             events: events.clone(),
             at_once: self.jobs.or(config.serial),
@@ -69,11 +80,18 @@ impl Up {
             max_failures: one.or(self.max_failures).or(config.max_failures),
             stop: stop.clone(),
         };
-        let jobs = planned.into_jobs(&events, self.record.as_ref())?;
-        drop(events);
-        let reporting = tokio::task::spawn_blocking(move || report(format, received));
+        let outside = Outside { run, folder, events, record: self.record };
+        let jobs = planned.into_jobs(outside)?;
+        // The hub goes with the run; then the two come to their ends.
         let summary = run::run(orders, jobs).await;
-        reporting.await.into_diagnostic()?.into_diagnostic()?;
+        if let Err(error) = shown.await.into_diagnostic()? {
+            eprintln!("the rest of the run could not be shown: {error}");
+        }
+        if let Some(recorded) = recorded
+            && let Err(error) = recorded.await.into_diagnostic()?
+        {
+            warn("the record of this run is not complete", error);
+        }
         Ok(match summary {
             _ if stop.is_cancelled() => ExitCode::from(INTERRUPTED),
             Summary { failed: 0, skipped: 0, .. } => ExitCode::SUCCESS,
@@ -82,11 +100,29 @@ impl Up {
     }
 }
 
-/// Shows events until the run has ended. When standard output is gone, the run goes on unseen.
-fn report(format: Format, mut events: mpsc::UnboundedReceiver<Event>) -> std::io::Result<()> {
-    let mut reporter = Reporter::new(format);
-    while let Some(event) = events.blocking_recv() {
-        reporter.report(&event)?;
+/// The record of this run. Without one, which is said, the run goes on.
+async fn begin_record(workbench: &Workbench, run: &RunId) -> Option<Record> {
+    let records = Records::new(workbench.dirs.runs());
+    let config = &workbench.farm.config;
+    let (run, project, keep) = (run.clone(), config.project.id.clone(), config.keep_runs);
+    match spawn_blocking(move || records.begin(&run, &project, keep)).await {
+        Ok(Ok((record, not_removed))) => {
+            if let Some(error) = not_removed {
+                warn("old records are still there", error);
+            }
+            Some(record)
+        }
+        Ok(Err(error)) => {
+            warn("this run is not recorded", error);
+            None
+        }
+        Err(error) => {
+            warn("this run is not recorded", error);
+            None
+        }
     }
-    Ok(())
+}
+
+fn warn(what: &str, error: impl std::error::Error + Send + Sync + 'static) {
+    eprintln!("{:?}", miette::Report::from_err(error).wrap_err(what.to_owned()));
 }

@@ -20,7 +20,7 @@ use crate::{
     },
     image::Store,
     plan::Existing,
-    run::{self, EventSink, LocalStorage, Site},
+    run::{self, EventSink, LocalStorage, RunId, Site},
 };
 
 /// A farm and the hypervisors that it is on.
@@ -30,6 +30,26 @@ pub(super) struct Workbench {
     pub(super) hosts: Vec<Host>,
     /// The ports that this process gave to machines.
     ports: Arc<Mutex<BTreeSet<u16>>>,
+}
+
+/// Where what happens in a run goes.
+#[derive(Clone)]
+pub(super) struct Outside {
+    /// The run's id.
+    pub(super) run: RunId,
+    /// Its folder, if its record is kept.
+    pub(super) folder: Option<Utf8PathBuf>,
+    /// Who is told.
+    pub(super) events: Arc<dyn EventSink>,
+    /// The folder that gets a transcript of each step.
+    pub(super) record: Option<Utf8PathBuf>,
+}
+
+impl Outside {
+    /// For a command that is no run: `events` is all there is.
+    pub(super) fn events(events: Arc<dyn EventSink>) -> Self {
+        Self { run: RunId::new(), folder: None, events, record: None }
+    }
 }
 
 /// A hypervisor of the farm.
@@ -83,12 +103,8 @@ impl Workbench {
     }
 
     /// What work on machines of a hypervisor needs.
-    pub(super) fn site(
-        &self,
-        host: &Host,
-        events: Arc<dyn EventSink>,
-        record: Option<Utf8PathBuf>,
-    ) -> Arc<Site> {
+    pub(super) fn site(&self, host: &Host, outside: Outside) -> Arc<Site> {
+        let Outside { run, folder, events, record } = outside;
         Arc::new(Site {
             hypervisor: host.hypervisor.clone(),
             connector: Arc::new(SshConnector),
@@ -97,6 +113,8 @@ impl Workbench {
             locks: self.dirs.locks(),
             login_key: self.dirs.login_key(),
             record,
+            run,
+            folder,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: self.ports.clone(),

@@ -29,7 +29,11 @@ pub(super) fn lines(event: &Event, detail: Detail) -> Vec<String> {
                     .to_owned(),
             ]
         }
-        Event::MachineSkipped { machine, reason } => vec![format!("[{machine}] not begun: {reason}")],
+        Event::MachineSkipped { machine, reason } if detail.verbose => {
+            vec![format!("[{machine}] not begun: {reason}")]
+        }
+        // The summary says it of all of them.
+        Event::MachineSkipped { .. } => vec![],
         Event::Replanned { plan } => {
             let operations = operations(plan);
             vec![format!("[{}] it changed since the run was planned; now: {operations}", plan.machine)]

@@ -7,10 +7,11 @@ use std::{
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::{
+    Feed,
     lines::{self, Detail},
-    summary::{self, Ended},
+    text::Text,
 };
-use crate::run::Event;
+use crate::run::{Event, RunId, TimedEvent};
 
 /// How a run is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,35 +29,36 @@ pub enum Format {
 pub struct Reporter {
     format: Format,
     status: Option<Status>,
-    ended: Vec<Ended>,
+    text: Text,
 }
 
 impl Reporter {
-    /// A reporter for this process' standard output.
-    pub fn new(format: Format) -> Self {
+    /// A reporter for this process' standard output. The last line of a text says how the `record`, if there is one, is shown.
+    pub fn new(format: Format, record: Option<RunId>) -> Self {
         let status = (format != Format::Json && io::stdout().is_terminal()).then(Status::default);
-        Self { format, status, ended: Vec::new() }
+        let verbose = matches!(format, Format::Text { verbose: true });
+        Self { format, status, text: Text::new(Detail { verbose }, record) }
     }
 
-    /// Shows one event. An error means that standard output is gone.
-    pub fn report(&mut self, event: &Event) -> io::Result<()> {
-        let Format::Text { verbose } = self.format else {
+    /// Shows events until the run has ended. Blocks: it needs a thread of its own. An error means that standard output is
+    /// gone; nothing more is shown.
+    pub fn show(mut self, mut feed: Feed) -> io::Result<()> {
+        while let Some(event) = feed.next(|| Ok::<_, io::Error>(()))? {
+            self.report(&event)?;
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, event: &TimedEvent) -> io::Result<()> {
+        if self.format == Format::Json {
             let mut line = serde_json::to_vec(event)?;
             line.push(b'\n');
             return io::stdout().write_all(&line);
-        };
+        }
         if let Some(status) = &mut self.status {
-            status.update(event);
+            status.update(&event.event);
         }
-        let mut lines = lines::lines(event, Detail { verbose });
-        match event {
-            Event::MachineFinished { machine, failure, seconds } => {
-                let (machine, failure) = (machine.clone(), failure.clone());
-                self.ended.push(Ended { machine, failure, seconds: *seconds });
-            }
-            Event::RunFinished { seconds, .. } => lines.extend(summary::summary(&self.ended, *seconds)),
-            _ => {}
-        }
+        let lines = self.text.lines(&event.event);
         let print = || lines.iter().try_for_each(|line| writeln!(io::stdout(), "{line}"));
         match &self.status {
             Some(status) => status.bars.suspend(print),

@@ -1,14 +1,39 @@
+mod junit;
+mod summary;
+
+use jiff::{SignedDuration, Timestamp};
+
 use super::{
     lines::{Detail, lines},
     plan_text,
-    summary::{Ended, summary},
+    text::Text,
 };
 use crate::{
     base::{Checkpoint, Phase},
     guest::Stream,
     plan::{MachinePlan, Operation, Planned, Retry, Verdict},
-    run::{Event, Failure, Level},
+    run::{EVENT_FORMAT, Event, Failure, Level, RunId, TimedEvent},
 };
+
+pub(super) const RUN: &str = "2026-11-25T18-27-03.412Z-4f1c";
+
+/// The first event of a run.
+pub(super) fn started(plans: Vec<MachinePlan>) -> Event {
+    Event::RunStarted {
+        format: EVENT_FORMAT,
+        run: RUN.parse().unwrap(),
+        farmhand: "0.1.0".into(),
+        project: "p".into(),
+        plans,
+    }
+}
+
+/// Events at times that are always the same.
+pub(super) fn timed(events: Vec<Event>) -> Vec<TimedEvent> {
+    let begun: Timestamp = "2026-11-25T18:27:03.412Z".parse().unwrap();
+    let at = |number: usize| begun + SignedDuration::from_millis(1_250 * number as i64);
+    events.into_iter().enumerate().map(|(number, event)| TimedEvent { at: at(number), event }).collect()
+}
 
 fn plan(verdicts: [Verdict; 3], operations: Vec<Operation>) -> MachinePlan {
     let checkpoints = Checkpoint::ALL.into_iter().zip(verdicts).collect();
@@ -67,8 +92,14 @@ fn plans() {
 }
 
 /// A run of two machines: one passes, one fails in a step.
-fn events() -> Vec<Event> {
+pub(super) fn events() -> Vec<Event> {
     let (good, bad) = (|| "debian_vs_amd64".to_owned(), || "Arch-Linux_amd64".to_owned());
+    let install = || Operation::Install;
+    let plans = |machine: String| {
+        let first = if machine == good() { restore(Checkpoint::Init) } else { install() };
+        let operations = vec![first, phase(Phase::Main), phase(Phase::Terminate), Operation::Shutdown];
+        MachinePlan { machine, ..plan([Verdict::Valid, Verdict::Valid, Verdict::Valid], operations) }
+    };
     let begin = |machine: String, operation| {
         let reason = match operation {
             Operation::Install => "it does not exist",
@@ -77,7 +108,6 @@ fn events() -> Vec<Event> {
         Event::OperationStarted { machine, operation, reason: reason.to_owned() }
     };
     let end = |machine: String, operation, seconds| Event::OperationFinished { machine, operation, seconds };
-    let install = || Operation::Install;
     let step = |machine, name: &str| Event::StepStarted {
         machine,
         phase: Phase::Main,
@@ -107,7 +137,7 @@ fn events() -> Vec<Event> {
         last_output: vec!["checking for cc... cc".into(), "make: *** No rule to make target 'all'.".into()],
     };
     vec![
-        Event::RunStarted { project: "p".into(), plans: vec![] },
+        started(vec![plans(good()), plans(bad())]),
         Event::MachineStarted { machine: good() },
         begin(good(), restore(Checkpoint::Init)),
         Event::MachineStarted { machine: bad() },
@@ -149,28 +179,27 @@ fn lines_of_a_run() {
 }
 
 #[test]
-fn summary_of_a_run() {
-    let ended = |event| match event {
-        Event::MachineFinished { machine, failure, seconds } => Some(Ended { machine, failure, seconds }),
-        _ => None,
-    };
-    let mut machines: Vec<_> = events().into_iter().filter_map(ended).collect();
-    let failure = Failure {
-        during: "lock".into(),
-        step: None,
-        causes: vec!["another farmhand works on third at the moment; wait until it is done".into()],
-        help: None,
-        last_output: vec![],
-    };
-    machines.push(Ended { machine: "third".into(), failure: Some(failure), seconds: 0.0 });
-    insta::assert_snapshot!("summary", summary(&machines, 63.2).join("\n"));
+fn events_are_one_json_object_a_line_and_come_back() {
+    let events = timed(events());
+    let text: Vec<_> = events.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+    assert!(text.iter().all(|line| !line.contains('\n')));
+    let back: Vec<TimedEvent> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(back, events);
+    insta::assert_snapshot!("json", text.join("\n"));
 }
 
 #[test]
-fn events_are_one_json_object_a_line_and_come_back() {
-    let text: Vec<_> = events().iter().map(|event| serde_json::to_string(event).unwrap()).collect();
-    assert!(text.iter().all(|line| !line.contains('\n')));
-    let back: Vec<Event> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(back, events());
-    insta::assert_snapshot!("json", text.join("\n"));
+fn times_have_three_digits_and_come_back() {
+    let event = TimedEvent::now(Event::MachineStarted { machine: "m".into() });
+    let text = serde_json::to_string(&event).unwrap();
+    let (at, _) = text.strip_prefix("{\"at\":\"").unwrap().split_once('"').unwrap();
+    assert_eq!(at.len(), "2026-11-25T18:27:03.412Z".len(), "{at}");
+    assert_eq!(serde_json::from_str::<TimedEvent>(&text).unwrap(), event);
+}
+
+#[test]
+fn fields_that_are_not_known_are_passed_over() {
+    let line = r#"{"at":"2026-11-25T18:27:03.412Z","event":"machine-started","machine":"m","mood":"fine"}"#;
+    let event: TimedEvent = serde_json::from_str(line).unwrap();
+    assert_eq!(event.event, Event::MachineStarted { machine: "m".into() });
 }

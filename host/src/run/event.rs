@@ -1,17 +1,55 @@
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::RunId;
 use crate::{
     base::Phase,
     guest::Stream,
     plan::{MachinePlan, Operation},
 };
 
+/// The version of the format in which events are written. Events and fields may be added within a version, and who reads
+/// them passes over what he does not know; nothing else changes without a new version.
+pub const EVENT_FORMAT: u32 = 1;
+
+/// An event and when it happened: what is written, one JSON object a line (see `docs/runs.md`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TimedEvent {
+    /// When it happened, to the millisecond.
+    #[serde(serialize_with = "to_the_millisecond")]
+    pub at: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+impl TimedEvent {
+    /// An event that happens now.
+    pub fn now(event: Event) -> Self {
+        let now = Timestamp::now();
+        // It fits: it has just been a time. What is below a millisecond is not written, so it is not kept either.
+        let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
+        Self { at, event }
+    }
+}
+
+/// RFC 3339 in UTC, always with three digits after the seconds.
+fn to_the_millisecond<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{at:.3}"))
+}
+
 /// Something that happened in a run. Events are the only way from a run to the outside.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "event")]
 pub enum Event {
-    /// The run begins.
+    /// The run begins. This is the first event.
     RunStarted {
+        /// The version of the format of this event and those after it: [`EVENT_FORMAT`].
+        format: u32,
+        /// The run's name.
+        run: RunId,
+        /// farmhand's version.
+        farmhand: String,
         /// The project's id.
         project: String,
         /// What will be done with each machine.
@@ -163,6 +201,29 @@ pub enum Event {
         /// How long it took.
         seconds: f64,
     },
+}
+
+impl Event {
+    /// The machine that it is about; `None` when it is about the whole run.
+    pub fn machine(&self) -> Option<&str> {
+        match self {
+            Self::RunStarted { .. } | Self::Interrupted | Self::RunFinished { .. } => None,
+            Self::Replanned { plan } => Some(&plan.machine),
+            Self::MachineStarted { machine }
+            | Self::MachineSkipped { machine, .. }
+            | Self::OperationStarted { machine, .. }
+            | Self::Progress { machine, .. }
+            | Self::OperationFinished { machine, .. }
+            | Self::StepStarted { machine, .. }
+            | Self::StepFinished { machine, .. }
+            | Self::StepRetried { machine, .. }
+            | Self::PhaseRetried { machine, .. }
+            | Self::Output { machine, .. }
+            | Self::Log { machine, .. }
+            | Self::OperationFailed { machine, .. }
+            | Self::MachineFinished { machine, .. } => Some(machine),
+        }
+    }
 }
 
 /// A try that comes after a failure.

@@ -3,6 +3,7 @@
 mod error;
 mod event;
 mod existing;
+mod id;
 mod install;
 mod local_storage;
 mod lock;
@@ -25,8 +26,9 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use error::RunError;
-pub use event::{Event, EventSink, Failure, Level, Retried};
+pub use event::{EVENT_FORMAT, Event, EventSink, Failure, Level, Retried, TimedEvent};
 pub use existing::look;
+pub use id::{NoRunId, RunId};
 pub use install::{domain_inputs, remove};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, MachineLock};
@@ -58,6 +60,10 @@ pub struct Site {
     pub login_key: Utf8PathBuf,
     /// The folder that gets a transcript of each step, if somebody wants them.
     pub record: Option<Utf8PathBuf>,
+    /// The run's name.
+    pub run: RunId,
+    /// The run's folder, if its record is kept.
+    pub folder: Option<Utf8PathBuf>,
     /// Whose checkpoints these are.
     pub project: Project,
     /// How long things may take.
@@ -75,6 +81,11 @@ impl Site {
     /// The name of a checkpoint's snapshot.
     pub fn snapshot_name(&self, checkpoint: Checkpoint) -> String {
         checkpoint.snapshot_name(&self.project.id, &self.project.revision.to_string())
+    }
+
+    /// The folder for a machine's artifacts: `MACHINE/artifacts` in the run's folder. It is made when the first one comes.
+    pub fn artifacts(&self, machine: &str) -> Option<Utf8PathBuf> {
+        Some(self.folder.as_ref()?.join(machine).join("artifacts"))
     }
 
     fn progress(&self, machine: &str, message: String) {
@@ -110,6 +121,8 @@ pub struct MachineJob {
 
 /// How a run goes about its machines.
 pub struct Orders {
+    /// Its id.
+    pub run: RunId,
     /// Whose run it is.
     pub project: Project,
     /// Who is told what happens.
@@ -138,9 +151,15 @@ pub struct Summary {
 /// Carries out the plans of all machines. A machine's failure touches no other.
 pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
     let begun = Instant::now();
-    let Orders { project, events, at_once, capacities, max_failures, stop } = orders;
+    let Orders { run, project, events, at_once, capacities, max_failures, stop } = orders;
     let plans = jobs.iter().map(|job| job.plan.clone()).collect();
-    events.emit(Event::RunStarted { project: project.id, plans });
+    events.emit(Event::RunStarted {
+        format: EVENT_FORMAT,
+        run,
+        farmhand: env!("CARGO_PKG_VERSION").to_owned(),
+        project: project.id,
+        plans,
+    });
     let demands: Vec<_> = jobs.iter().map(|job| job.demand).collect();
     let mut schedule = Schedule::new(&demands, capacities, at_once);
     let mut waiting: Vec<_> = jobs.into_iter().map(Some).collect();

@@ -73,6 +73,9 @@ pub struct Config {
     /// Seconds that a step may take, unless it says otherwise.
     #[serde(default = "timeouts::default_step_timeout")]
     step_timeout: u64,
+    /// How many records of the project's runs are kept, the one at hand included.
+    #[serde(default = "default_keep_runs")]
+    pub keep_runs: NonZeroUsize,
     /// Phase modules: where they are and what they may do.
     #[serde(default)]
     pub modules: IndexMap<String, ModuleConfig>,
@@ -85,6 +88,10 @@ pub struct Config {
     /// Packages that machines without a `dependencies` phase file get through the platform's package module.
     #[serde(default)]
     pub dependencies: Vec<String>,
+}
+
+fn default_keep_runs() -> NonZeroUsize {
+    const { NonZeroUsize::new(50).unwrap() }
 }
 
 fn default_phases() -> Utf8PathBuf {

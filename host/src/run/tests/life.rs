@@ -129,7 +129,7 @@ async fn events_tell_the_whole_run() {
     ];
     assert_eq!(step, expected);
     assert!(
-        matches!(&ran.events[0], Event::RunStarted { project, plans } if project == "p" && plans.len() == 1)
+        matches!(&ran.events[0], Event::RunStarted { project, plans, .. } if project == "p" && plans.len() == 1)
     );
     assert!(matches!(ran.events.last(), Some(Event::RunFinished { passed: 1, failed: 0, skipped: 0, .. })));
     let begun = ran.events.iter().filter(|event| matches!(event, Event::OperationStarted { .. })).count();

@@ -198,6 +198,8 @@ impl World {
             locks: self.locks(),
             login_key: "/no/key".into(),
             record: None,
+            run: Default::default(),
+            folder: None,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Arc::default(),
@@ -229,6 +231,7 @@ impl World {
         let site = self.site(events_sink.clone());
         let jobs = jobs.into_iter().map(|job| MachineJob { site: site.clone(), ..job }).collect();
         let orders = Orders {
+            run: Default::default(),
             project: self.farm.config.project.clone(),
             events: events_sink,
             at_once: self.at_once,
