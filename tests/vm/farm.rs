@@ -2,9 +2,10 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::Value;
@@ -105,6 +106,39 @@ impl Farm {
         let output = self.farmhand(&["report", "--json"]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         events(&String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// A command of farmhand's that goes on while the test does something else. Its output is for [`Self::read_until`].
+    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+        self.command().args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// The events of a run that was started, each shown to `watch` as it comes.
+    pub(crate) fn read_until(&self, mut run: Child, mut watch: impl FnMut(&Value)) -> Run {
+        let lines = BufReader::new(run.stdout.take().unwrap()).lines();
+        let event = |line: std::io::Result<String>| {
+            let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            watch(&event);
+            event
+        };
+        let events = lines.map(event).collect();
+        Run { code: run.wait().unwrap().code().unwrap(), events, stderr: String::new() }
+    }
+
+    /// Files of farmhand's that are there only for a time: of downloads, of what is about to be created.
+    pub(crate) fn temporary_files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for folder in ["home/cache/images", "home/data/journal"] {
+            let Ok(files) = fs::read_dir(self.path(folder)) else { continue };
+            for file in files {
+                let file = file.unwrap();
+                let name = file.file_name().into_string().unwrap();
+                if folder.ends_with("journal") || name.starts_with('.') || name.contains("tmp") {
+                    found.push(format!("{folder}/{name}"));
+                }
+            }
+        }
+        found
     }
 
     /// A command in a machine that must go well.
