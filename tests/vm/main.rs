@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checkpoints;
 mod farm;
+mod holds;
 mod lifecycle;
 mod wrong_images;

@@ -7,6 +7,7 @@ mod grants;
 mod login;
 mod phase;
 mod problem;
+mod snapshot;
 mod xml;
 
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumValue};
@@ -16,4 +17,5 @@ pub use grants::{Grants, PathGlob, PathGlobError};
 pub use login::{Become, BecomeMethod, Credential, Login, Secret};
 pub use phase::{Checkpoint, Phase};
 pub use problem::{Problem, Problems, SourceFile};
+pub use snapshot::SnapshotKind;
 pub use xml::xml_escape;

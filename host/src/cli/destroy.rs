@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use miette::{IntoDiagnostic, miette};
 
 use super::{FarmArgs, print, workbench::Workbench};
-use crate::run::{self, MachineLock};
+use crate::run;
 
 /// Remove machines: domains, snapshots and disks. Their base images stay in the cache.
 ///
@@ -19,11 +19,12 @@ impl Destroy {
         let workbench = Workbench::open(args).await?;
         let mut failed = false;
         for machine in workbench.select(&self.machines)? {
-            match destroy(&workbench, &machine.name).await {
-                Ok(done) => print(format!("{}: {done}\n", machine.name)),
+            let name = &machine.name;
+            match workbench.locked(name, destroy(&workbench, name)).await {
+                Ok(done) => print(format!("{name}: {done}\n")),
                 Err(report) => {
                     failed = true;
-                    eprintln!("{:?}", report.wrap_err(format!("{} could not be removed", machine.name)));
+                    eprintln!("{:?}", report.wrap_err(format!("{name} could not be removed")));
                 }
             }
         }
@@ -32,7 +33,6 @@ impl Destroy {
 }
 
 async fn destroy(workbench: &Workbench, name: &str) -> miette::Result<&'static str> {
-    let _lock = MachineLock::acquire(&workbench.dirs.locks(), name).into_diagnostic()?;
     let domain = workbench.hypervisor.domain(name).await.into_diagnostic()?;
     if domain.as_ref().is_some_and(|domain| domain.metadata.is_none()) {
         return Err(miette!(

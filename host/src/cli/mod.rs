@@ -4,6 +4,7 @@ mod destroy;
 mod machines;
 mod module;
 mod plan;
+mod prune;
 mod snapshot;
 mod ssh;
 mod status;
@@ -55,6 +56,7 @@ enum Command {
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
     Destroy(destroy::Destroy),
+    Prune(prune::Prune),
     #[command(subcommand)]
     Module(module::Module),
 }
@@ -71,6 +73,7 @@ impl Cli {
             Command::Ssh(command) => command.run(&farm).await,
             Command::Snapshot(command) => command.run(&farm).await,
             Command::Destroy(command) => command.run(&farm).await,
+            Command::Prune(command) => command.run(&farm).await,
             Command::Module(command) => command.run(&farm).await,
         }
     }

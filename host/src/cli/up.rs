@@ -3,7 +3,7 @@ use std::{num::NonZeroUsize, process::ExitCode};
 use miette::IntoDiagnostic;
 use tokio::sync::mpsc;
 
-use super::{FarmArgs, workbench::Planned};
+use super::{FarmArgs, prune, workbench::Planned};
 use crate::{
     report::{Format, Reporter},
     run::{self, Event},
@@ -42,7 +42,11 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let Planned { workbench, mut jobs } = Planned::new(args, &self.machines, self.fresh).await?;
+        let mut planned = Planned::new(args, &self.machines, self.fresh).await?;
+        if prune::recover(&planned.workbench).await? {
+            planned = Planned::new(args, &self.machines, self.fresh).await?;
+        }
+        let Planned { workbench, mut jobs } = planned;
         for job in &mut jobs {
             job.steps.read_secrets(&workbench.farm)?;
         }

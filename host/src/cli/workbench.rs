@@ -18,7 +18,7 @@ use crate::{
     image::Store,
     module::{self, Engine, Library, Limits, ResolvedSteps},
     plan::{self, Existing, Options, Origin, Wanted},
-    run::{EventSink, LocalStorage, MachineJob, Site, Storage, domain_inputs},
+    run::{EventSink, Journal, LocalStorage, Locks, MachineJob, Notice, Site, Storage, domain_inputs},
 };
 
 /// A farm and the hypervisor it is on.
@@ -61,13 +61,34 @@ impl Workbench {
             connector: Arc::new(SshConnector),
             storage: Arc::new(self.storage()),
             events,
-            locks: self.dirs.locks(),
+            locks: self.locks(),
+            journal: self.journal(),
             login_key: self.dirs.login_key(),
             record,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),
         })
+    }
+
+    pub(super) fn locks(&self) -> Locks {
+        Locks::new(self.dirs.locks())
+    }
+
+    pub(super) fn journal(&self) -> Journal {
+        Journal::new(self.dirs.journal(), self.dirs.machines())
+    }
+
+    /// Does work on a machine that nobody else may work on meanwhile.
+    pub(super) async fn locked<T>(
+        &self,
+        machine: &str,
+        work: impl Future<Output = miette::Result<T>> + Send,
+    ) -> miette::Result<T> {
+        let tell = |notice| match notice {
+            Notice::Progress(line) | Notice::Warning(line) => eprintln!("{machine}: {line}"),
+        };
+        self.locks().during(&self.hypervisor, machine, &tell, work).await.into_diagnostic()?
     }
 
     pub(super) fn storage(&self) -> LocalStorage {

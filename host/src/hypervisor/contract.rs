@@ -3,7 +3,7 @@
 //! The real domains boot from one sector: no kernel and no image is needed, and they are up in no time.
 
 use std::{
-    path::Path,
+    path::PathBuf,
     process::Command,
     sync::{Arc, Mutex},
     time::Duration,
@@ -13,10 +13,12 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use super::{
-    Domain, DomainMetadata, DomainState, Hypervisor, HypervisorError, NewSnapshot, domain_xml,
+    Domain, DomainLock, DomainMetadata, DomainState, Hypervisor, HypervisorError, Locked, NewSnapshot,
+    domain_xml,
     libvirt::{Libvirt, default_uri},
     simulated::Simulated,
 };
+use crate::base::SnapshotKind;
 
 /// Long enough for a test to be stuck where it would wait for this.
 const AN_HOUR: Duration = Duration::from_secs(3600);
@@ -28,6 +30,10 @@ struct Guest {
     ignores_power_button: bool,
     /// It has a channel for a guest agent; there is no agent.
     agent_channel: bool,
+    /// Its disk is raw, not qcow2.
+    raw_disk: bool,
+    /// Its firmware is UEFI, with variables in flash memory.
+    uefi: bool,
 }
 
 /// A hypervisor under test.
@@ -40,6 +46,11 @@ trait Fixture: Sync {
 
     /// Called after a domain from [`Fixture::xml`] was defined.
     fn defined(&self, _name: &str, _guest: Guest) {}
+
+    /// How many files there are of the only domain that was defined, its disk among them; `None` where there are none at all.
+    fn files(&self) -> Option<usize> {
+        None
+    }
 
     /// Pauses a domain from outside.
     fn pause(&self, name: &str);
@@ -63,7 +74,15 @@ fn metadata(text: &str) -> DomainMetadata {
 }
 
 fn new_snapshot(name: &str) -> NewSnapshot {
-    NewSnapshot { name: name.into(), description: format!("{{\"key\": \"<{name}> & 'π'\\n\"}}") }
+    NewSnapshot {
+        name: name.into(),
+        description: format!("{{\"key\": \"<{name}> & 'π'\\n\"}}"),
+        kind: SnapshotKind::Internal,
+    }
+}
+
+fn of_kind(kind: SnapshotKind, name: &str) -> NewSnapshot {
+    NewSnapshot { kind, ..new_snapshot(name) }
 }
 
 fn says(result: Result<impl std::fmt::Debug, HypervisorError>, words: &str) {
@@ -177,7 +196,8 @@ async fn a_shutdown_that_the_guest_ignores_is_told(fixture: &dyn Fixture) {
 
 async fn waiting_ends_when_the_domain_does(fixture: &dyn Fixture) {
     let hypervisor = fixture.hypervisor();
-    let name = fixture.define(Guest { ignores_power_button: true, agent_channel: true }).await;
+    let name =
+        fixture.define(Guest { ignores_power_button: true, agent_channel: true, ..Guest::default() }).await;
     hypervisor.start(&name).await.unwrap();
     let (shutdown, agent, destroy) =
         tokio::join!(hypervisor.shutdown(&name, AN_HOUR), hypervisor.wait_for_agent(&name, AN_HOUR), async {
@@ -207,7 +227,7 @@ async fn live_snapshots_are_taken_listed_reverted_and_deleted(fixture: &dyn Fixt
     );
     for taken in &list {
         assert_eq!(taken.description, new_snapshot(&taken.name).description);
-        assert!(taken.live);
+        assert_eq!((taken.live, taken.kind), (true, SnapshotKind::Internal));
         assert!(taken.creation_time > 1_600_000_000);
     }
 
@@ -251,6 +271,96 @@ async fn a_snapshot_of_a_domain_that_is_off(fixture: &dyn Fixture) {
     assert_eq!(hypervisor.snapshots(&name).await.unwrap(), []);
 }
 
+async fn external_snapshots_are_taken_reverted_and_deleted(fixture: &dyn Fixture) {
+    external_snapshots(fixture, Guest::default()).await;
+}
+
+async fn raw_disks_have_external_snapshots(fixture: &dyn Fixture) {
+    let guest = Guest { raw_disk: true, ..Guest::default() };
+    external_snapshots(fixture, guest).await;
+}
+
+async fn external_snapshots(fixture: &dyn Fixture, guest: Guest) {
+    let hypervisor = fixture.hypervisor();
+    let external = |name: &str| of_kind(SnapshotKind::External, name);
+    let name = fixture.define(guest).await;
+    let tree = async || {
+        let list = hypervisor.snapshots(&name).await.unwrap();
+        assert!(list.iter().all(|taken| taken.kind == SnapshotKind::External && taken.live));
+        let tree =
+            list.iter().map(|taken| format!("{} on {}", taken.name, taken.parent.as_deref().unwrap_or("-")));
+        tree.collect::<Vec<_>>().join(", ")
+    };
+    hypervisor.set_metadata(&name, &metadata("before")).await.unwrap();
+    hypervisor.start(&name).await.unwrap();
+    for snapshot in ["clean", "dependencies", "init"] {
+        hypervisor.create_snapshot(&name, &external(snapshot)).await.unwrap();
+    }
+    says(hypervisor.create_snapshot(&name, &external("clean")).await, "already exists");
+    assert_eq!(tree().await, "clean on -, dependencies on clean, init on dependencies");
+    let files = hypervisor.snapshots(&name).await.unwrap().remove(1).files;
+    assert!(
+        fixture.files().is_none() || files.len() == 2 && files.iter().all(|file| file.is_file()),
+        "{files:?}"
+    );
+
+    // It runs again, as it was, whether it ran before or not.
+    hypervisor.set_metadata(&name, &metadata("after")).await.unwrap();
+    hypervisor.revert(&name, "init").await.unwrap();
+    hypervisor.destroy(&name).await.unwrap();
+    for _ in 0..2 {
+        hypervisor.revert(&name, "clean").await.unwrap();
+        let domain = hypervisor.domain(&name).await.unwrap().unwrap();
+        assert_eq!((domain.state, domain.metadata), (DomainState::Running, Some(metadata("before"))));
+    }
+
+    // What stands on a snapshot of another branch does so through its files.
+    says(hypervisor.delete_snapshot(&name, "dependencies").await, "external");
+    hypervisor.delete_snapshot(&name, "init").await.unwrap();
+    hypervisor.delete_snapshot(&name, "dependencies").await.unwrap();
+    hypervisor.delete_snapshot(&name, "dependencies").await.unwrap();
+    // The same name again, and one below the present state deleted, running and off.
+    hypervisor.create_snapshot(&name, &external("dependencies")).await.unwrap();
+    hypervisor.create_snapshot(&name, &external("init")).await.unwrap();
+    hypervisor.delete_snapshot(&name, "dependencies").await.unwrap();
+    assert_eq!(tree().await, "clean on -, init on clean");
+    hypervisor.destroy(&name).await.unwrap();
+    hypervisor.delete_snapshot(&name, "clean").await.unwrap();
+    hypervisor.revert(&name, "init").await.unwrap();
+    assert_eq!(fixture.state(&name).await, DomainState::Running);
+    hypervisor.delete_snapshot(&name, "init").await.unwrap();
+    assert_eq!(tree().await, "");
+    hypervisor.destroy(&name).await.unwrap();
+    assert_eq!(fixture.files().unwrap_or(1), 1, "nothing of them is left");
+}
+
+async fn snapshots_of_disks_alone_are_of_a_domain_that_is_off(fixture: &dyn Fixture) {
+    let hypervisor = fixture.hypervisor();
+    let name = fixture.define(Guest::default()).await;
+    let disk = |name: &str| of_kind(SnapshotKind::Disk, name);
+    hypervisor.start(&name).await.unwrap();
+    says(hypervisor.create_snapshot(&name, &disk("clean")).await, "running");
+    hypervisor.destroy(&name).await.unwrap();
+    hypervisor.create_snapshot(&name, &disk("clean")).await.unwrap();
+    // With nothing in the memory there is none to keep.
+    hypervisor.create_snapshot(&name, &of_kind(SnapshotKind::External, "init")).await.unwrap();
+    for taken in hypervisor.snapshots(&name).await.unwrap() {
+        assert_eq!((taken.live, taken.kind), (false, SnapshotKind::Disk));
+        assert!(fixture.files().is_none() || taken.files.len() == 1 && taken.files[0].is_file());
+    }
+    hypervisor.start(&name).await.unwrap();
+    for snapshot in ["init", "clean", "clean", "clean"] {
+        hypervisor.revert(&name, snapshot).await.unwrap();
+        assert_eq!(fixture.state(&name).await, DomainState::ShutOff);
+    }
+    hypervisor.start(&name).await.unwrap();
+    hypervisor.delete_snapshot(&name, "init").await.unwrap();
+    hypervisor.destroy(&name).await.unwrap();
+    hypervisor.delete_snapshot(&name, "clean").await.unwrap();
+    assert_eq!(hypervisor.snapshots(&name).await.unwrap(), []);
+    assert_eq!(fixture.files().unwrap_or(1), 1, "nothing of them is left");
+}
+
 async fn an_agent_that_is_not_there_is_not_waited_for(fixture: &dyn Fixture) {
     let hypervisor = fixture.hypervisor();
     let name = fixture.define(Guest::default()).await;
@@ -291,6 +401,55 @@ async fn this_machines_guests_can_run(fixture: &dyn Fixture) {
     assert!(guest.emulator.is_absolute());
 }
 
+fn a_lock(owner: &str) -> DomainLock {
+    DomainLock { id: uuid::Uuid::new_v4(), owner: format!("{{\"owner\": \"<{owner}> & 'π'\"}}") }
+}
+
+async fn a_lock_is_taken_renewed_and_released(fixture: &dyn Fixture) {
+    let hypervisor = fixture.hypervisor();
+    // A domain is locked before there is one.
+    let name = unique_name();
+    let (mine, yours) = (a_lock("mine"), a_lock("yours"));
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), None);
+    assert_eq!(hypervisor.lock(&name, &mine).await.unwrap(), Locked::Ours);
+    assert_eq!(hypervisor.lock(&name, &yours).await.unwrap(), Locked::Theirs(mine.clone()));
+    let renewed = DomainLock { owner: "renewed".into(), ..mine.clone() };
+    assert_eq!(hypervisor.lock(&name, &renewed).await.unwrap(), Locked::Ours);
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), Some(renewed.clone()));
+    // One domain's lock is no other's.
+    let other = format!("{name} 2");
+    assert_eq!(hypervisor.lock(&other, &yours).await.unwrap(), Locked::Ours);
+    hypervisor.unlock(&other, yours.id).await.unwrap();
+
+    // What is not there is released already; what somebody else has since stays his.
+    hypervisor.unlock(&name, yours.id).await.unwrap();
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), Some(renewed));
+    hypervisor.unlock(&name, mine.id).await.unwrap();
+    assert_eq!(hypervisor.lock(&name, &yours).await.unwrap(), Locked::Ours);
+    hypervisor.unlock(&name, mine.id).await.unwrap();
+    assert_eq!(hypervisor.lock(&name, &mine).await.unwrap(), Locked::Theirs(yours.clone()));
+    hypervisor.unlock(&name, yours.id).await.unwrap();
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), None);
+}
+
+async fn of_many_that_take_a_lock_at_once_one_gets_it(fixture: &dyn Fixture) {
+    let hypervisor = fixture.hypervisor();
+    let name = unique_name();
+    let dead = a_lock("dead");
+    assert_eq!(hypervisor.lock(&name, &dead).await.unwrap(), Locked::Ours);
+    let locks: Vec<_> = (0..8).map(|owner| a_lock(&owner.to_string())).collect();
+    let taken = futures::future::join_all(locks.iter().map(async |lock| {
+        // As they do who have seen that its owner is dead.
+        hypervisor.unlock(&name, dead.id).await.unwrap();
+        (lock.id, hypervisor.lock(&name, lock).await.unwrap())
+    }))
+    .await;
+    let ours: Vec<_> = taken.iter().filter(|(_, taken)| *taken == Locked::Ours).map(|(id, _)| *id).collect();
+    let holder = hypervisor.lock_holder(&name).await.unwrap().unwrap().id;
+    hypervisor.unlock(&name, holder).await.unwrap();
+    assert_eq!(ours, [holder]);
+}
+
 macro_rules! contract {
     ($($test:ident)*) => {
         mod simulated {
@@ -319,10 +478,38 @@ contract! {
     waiting_ends_when_the_domain_does
     live_snapshots_are_taken_listed_reverted_and_deleted
     a_snapshot_of_a_domain_that_is_off
+    external_snapshots_are_taken_reverted_and_deleted
+    raw_disks_have_external_snapshots
+    snapshots_of_disks_alone_are_of_a_domain_that_is_off
     an_agent_that_is_not_there_is_not_waited_for
     an_agent_that_does_not_start_is_told
     calls_run_beside_each_other
     this_machines_guests_can_run
+    a_lock_is_taken_renewed_and_released
+    of_many_that_take_a_lock_at_once_one_gets_it
+}
+
+#[tokio::test]
+async fn a_driver_without_secrets_keeps_no_locks() {
+    let test = Libvirt::connect("test:///default").await.unwrap();
+    let lock = a_lock("mine");
+    let Locked::Unsupported(why) = test.lock("vm", &lock).await.unwrap() else { panic!("it has some") };
+    assert!(why.contains("not supported"), "{why}");
+    assert_eq!(test.lock_holder("vm").await.unwrap(), None);
+    test.unlock("vm", lock.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn uefi_needs_external_snapshots() {
+    let fixture = Real::new().await;
+    let guest = Guest { uefi: true, ..Guest::default() };
+    let name = fixture.define(guest).await;
+    fixture.libvirt.start(&name).await.unwrap();
+    let internal = fixture.libvirt.create_snapshot(&name, &new_snapshot("clean")).await;
+    says(internal, "internal snapshots of a VM with pflash");
+    fixture.libvirt.destroy(&name).await.unwrap();
+    drop(fixture);
+    external_snapshots(&Real::new().await, guest).await;
 }
 
 #[tokio::test]
@@ -362,11 +549,13 @@ fn xml(name: &str, disk: &str, guest: Guest) -> String {
     } else {
         ""
     };
+    let format = if guest.raw_disk { "raw" } else { "qcow2" };
+    let (os, memory) = if guest.uefi { ("<os firmware='efi'>", 128) } else { ("<os>", 32) };
     format!(
-        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
-         <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>\
+        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>{memory}</memory><vcpu>1</vcpu>\
+         {os}<type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>\
          <cpu mode='custom'><model>qemu64</model></cpu><devices>\
-         <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/><target dev='sda' bus='sata'/></disk>\
+         <disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{disk}'/><target dev='sda' bus='sata'/></disk>\
          {channel}<memballoon model='none'/></devices></domain>"
     )
 }
@@ -435,10 +624,13 @@ impl Fixture for Real {
         bytes[..code.len()].copy_from_slice(code);
         bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
         std::fs::write(&sector, bytes).unwrap();
-        let disk = sector.with_extension("qcow2");
-        convert(&sector, &disk);
+        let disk = if guest.raw_disk { sector } else { to_qcow2(sector) };
         self.domains.lock().unwrap().push(name.as_str().into());
         xml(&name, disk.to_str().unwrap(), guest)
+    }
+
+    fn files(&self) -> Option<usize> {
+        Some(self.folder.path().read_dir().unwrap().count())
     }
 
     fn pause(&self, name: &str) {
@@ -447,13 +639,14 @@ impl Fixture for Real {
     }
 }
 
-fn convert(raw: &Path, qcow2: &Path) {
-    let output = Command::new("qemu-img")
-        .args(["convert", "-f", "raw", "-O", "qcow2"])
-        .args([raw, qcow2])
-        .output()
-        .unwrap();
+/// Makes a raw image a qcow2 one.
+fn to_qcow2(raw: PathBuf) -> PathBuf {
+    let qcow2 = raw.with_extension("qcow2");
+    let convert = ["convert", "-f", "raw", "-O", "qcow2"];
+    let output = Command::new("qemu-img").args(convert).args([&raw, &qcow2]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::remove_file(raw).unwrap();
+    qcow2
 }
 
 impl Drop for Real {
@@ -465,7 +658,9 @@ impl Drop for Real {
             let Ok(domain) = Domain::lookup_by_name(&connect, name) else { continue };
             let _ = domain.destroy();
             let _ = domain.undefine_flags(
-                sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE,
+                sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                    | sys::VIR_DOMAIN_UNDEFINE_NVRAM,
             );
         }
         let _ = connect.close();

@@ -1,6 +1,7 @@
 //! What a run will do with a machine: a pure function of what the farm wants and what exists. Nothing here does I/O.
 
 mod key;
+mod retention;
 #[cfg(test)]
 mod tests;
 
@@ -10,9 +11,10 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 pub use key::{CheckpointRecord, Inputs, Origin, StepInputs, Wanted};
+pub use retention::{Retention, expendable};
 
 use crate::{
-    base::{Checkpoint, Phase},
+    base::{Checkpoint, Phase, SnapshotKind},
     farm::{Gate, Project},
     hypervisor::{Domain, DomainState, Snapshot},
 };
@@ -177,9 +179,10 @@ pub fn plan(
             }
         }
         if allows(Gate::Create(checkpoint)) {
-            let exists = existing.is_some_and(|existing| snapshot(project, existing, checkpoint).is_some());
-            if exists && !installs {
-                operations.push(Operation::Discard { checkpoint });
+            if let Some(existing) = existing.filter(|_| !installs) {
+                let going = discards(project, existing, checkpoint, allows);
+                let going = going.map(|checkpoint| Operation::Discard { checkpoint });
+                operations.extend(going.filter(|discard| !operations.contains(discard)).collect::<Vec<_>>());
             }
             operations.push(Operation::Create { checkpoint });
         }
@@ -193,6 +196,22 @@ pub fn plan(
         operations.push(Operation::Shutdown);
     }
     Ok(MachinePlan { machine: machine.to_owned(), checkpoints, operations })
+}
+
+/// What has to go before a checkpoint is made: the one that is there of that name, and before it those that stand on it where
+/// it is external, because libvirt can't delete it under them. They are stale, as it is.
+fn discards(
+    project: &Project,
+    existing: &Existing,
+    checkpoint: Checkpoint,
+    allows: impl Fn(Gate) -> bool,
+) -> impl Iterator<Item = Checkpoint> {
+    let find = |checkpoint| snapshot(project, existing, checkpoint);
+    let external = find(checkpoint).is_some_and(|snapshot| snapshot.kind != SnapshotKind::Internal);
+    let goes = move |other: &Checkpoint| {
+        *other == checkpoint || (external && *other > checkpoint && allows(Gate::Create(*other)))
+    };
+    Checkpoint::ALL.into_iter().rev().filter(goes).filter(move |other| find(*other).is_some())
 }
 
 /// Why a machine must be installed, if it must.

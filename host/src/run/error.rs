@@ -5,6 +5,7 @@ use crate::{
     guest::GuestError,
     hypervisor::{HypervisorError, domain_xml::DomainXmlError},
     module::ModuleError,
+    run::journal::JournalError,
     run::lock::LockError,
     run::storage::StorageError,
 };
@@ -25,6 +26,9 @@ pub enum RunError {
     /// The machine's lock.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The journal can't be written: then nothing is begun.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// A step's phase module failed.
     #[error("step `{step}` failed")]
     Step {

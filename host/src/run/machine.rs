@@ -5,25 +5,31 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use futures::FutureExt as _;
 
 use super::{
-    Event, Failure, MachineJob, RunError, Site, error, install,
-    lock::MachineLock,
-    ready,
+    Event, Failure, MachineJob, RunError, Site, Stage, error, install, ready,
     steps::{self, LastOutput},
 };
 use crate::{
-    base::{Checkpoint, Phase},
+    base::{Checkpoint, Phase, SnapshotKind},
     guest::{Command, Facts, Guest, GuestError, Stream, facts},
     hypervisor::NewSnapshot,
     plan::Operation,
 };
 
-/// Carries out a machine's plan. Gives the first failure, if there was one.
-pub(super) async fn run(site: &Site, mut job: MachineJob) -> Option<Failure> {
+/// Carries out a machine's plan while it is locked. Gives the first failure, if there was one.
+pub(super) async fn run(site: &Site, job: MachineJob) -> Option<Failure> {
     let name = job.machine.name.clone();
-    let _lock = match MachineLock::acquire(&site.locks, &name) {
-        Ok(lock) => lock,
-        Err(locked) => return Some(fail(site, &name, "lock".to_owned(), locked.into(), Vec::new())),
-    };
+    let tell = |notice| site.notice(&name, notice);
+    match site.locks.during(&site.hypervisor, &name, &tell, work(site, job)).await {
+        Ok(failure) => failure,
+        Err(locked) => Some(fail(site, &name, "lock".to_owned(), locked.into(), Vec::new())),
+    }
+}
+
+async fn work(site: &Site, mut job: MachineJob) -> Option<Failure> {
+    let name = job.machine.name.clone();
+    if let Err(error) = site.journal.begin(&*site.hypervisor, &name, Stage::Working).await {
+        return Some(fail(site, &name, "journal".to_owned(), error.into(), Vec::new()));
+    }
     let mut first_failure = None;
     let mut life = Life::default();
     for operation in job.plan.operations.clone() {
@@ -50,6 +56,9 @@ pub(super) async fn run(site: &Site, mut job: MachineJob) -> Option<Failure> {
         }
     }
     life.disconnect().await;
+    if let Err(error) = site.journal.end(&*site.hypervisor, &name).await {
+        site.warn(&name, error::causes(&error).join(": "));
+    }
     first_failure
 }
 
@@ -68,6 +77,15 @@ fn fail(site: &Site, machine: &str, during: String, error: RunError, last_output
     let failure = Failure { during, step, causes: error::causes(&error), help, last_output };
     site.events.emit(Event::OperationFailed { machine: machine.to_owned(), failure: failure.clone() });
     failure
+}
+
+/// Shuts a machine down: gracefully, by force after a time.
+async fn shut_down(site: &Site, name: &str) -> Result<(), RunError> {
+    if !site.hypervisor.shutdown(name, site.timeouts.shutdown).await? {
+        site.warn(name, "it did not shut down in time: pulling the plug".to_owned());
+        site.hypervisor.destroy(name).await?;
+    }
+    Ok(())
 }
 
 /// What a run knows of a machine while it works on it.
@@ -121,10 +139,7 @@ impl Life {
                 if site.hypervisor.domain(&name).await?.is_none() {
                     return Ok(());
                 }
-                if !site.hypervisor.shutdown(&name, site.timeouts.shutdown).await? {
-                    site.warn(&name, "it did not shut down in time: pulling the plug".to_owned());
-                    site.hypervisor.destroy(&name).await?;
-                }
+                shut_down(site, &name).await?;
             }
         }
         Ok(())
@@ -171,11 +186,25 @@ impl Life {
         if !exit.success() {
             return Err(GuestError::Disconnected(format!("`sync` ended with {exit}")).into());
         }
+        let machine = &job.machine;
+        let kind = machine.template().snapshot_kind(machine, &job.inputs);
         let snapshot = NewSnapshot {
             name: site.snapshot_name(checkpoint),
             description: job.wanted.record(checkpoint).to_description(),
+            kind: kind.map_err(|problem| RunError::Definition(Box::new(problem)))?,
         };
-        site.hypervisor.create_snapshot(&job.machine.name, &snapshot).await?;
+        if snapshot.kind == SnapshotKind::Disk {
+            // Only of a machine that is off do the disks say all.
+            self.leave().await;
+            shut_down(site, &machine.name).await?;
+            site.hypervisor.create_snapshot(&machine.name, &snapshot).await?;
+            self.arrive(ready::boot(site, machine, site.timeouts.connection).await?);
+        } else {
+            site.hypervisor.create_snapshot(&machine.name, &snapshot).await?;
+        }
+        if checkpoint == Checkpoint::Clean {
+            site.journal.begin(&*site.hypervisor, &job.machine.name, Stage::Working).await?;
+        }
         Ok(())
     }
 }

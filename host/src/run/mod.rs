@@ -3,9 +3,11 @@
 mod error;
 mod event;
 mod install;
+mod journal;
 mod local_storage;
 mod lock;
 mod machine;
+mod owner;
 mod ready;
 mod steps;
 mod storage;
@@ -25,8 +27,9 @@ use tokio::{sync::Semaphore, task::JoinSet};
 pub use error::RunError;
 pub use event::{Event, EventSink, Failure, Level};
 pub use install::{domain_inputs, remove};
+pub use journal::{Entry, Journal, JournalError, Leftover, Stage};
 pub use local_storage::LocalStorage;
-pub use lock::{LockError, MachineLock};
+pub use lock::{LockError, Locks, Notice};
 pub use ready::{reach, synchronize_clock};
 pub use storage::{Fetched, ProgressInWords, Storage, StorageError};
 
@@ -49,8 +52,10 @@ pub struct Site {
     pub storage: Arc<dyn Storage>,
     /// Who is told what happens.
     pub events: Arc<dyn EventSink>,
-    /// The folder of the machines' lock files.
-    pub locks: Utf8PathBuf,
+    /// The machines' locks.
+    pub locks: Locks,
+    /// Where it is written down what is about to be made.
+    pub journal: Journal,
     /// The private half of farmhand's own login key.
     pub login_key: Utf8PathBuf,
     /// The folder that gets a transcript of each step, if somebody wants them.
@@ -72,6 +77,13 @@ impl Site {
     /// The name of a checkpoint's snapshot.
     pub fn snapshot_name(&self, checkpoint: Checkpoint) -> String {
         checkpoint.snapshot_name(&self.project.id, &self.project.revision.to_string())
+    }
+
+    fn notice(&self, machine: &str, notice: Notice) {
+        match notice {
+            Notice::Progress(message) => self.progress(machine, message),
+            Notice::Warning(line) => self.warn(machine, line),
+        }
     }
 
     fn progress(&self, machine: &str, message: String) {

@@ -15,14 +15,16 @@ use std::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use self::call::Pretended;
 pub use self::call::{Call, Fault, Method};
 use super::{
-    Capabilities, Domain, DomainMetadata, DomainState, GuestCapability, Hypervisor, HypervisorError,
-    NewSnapshot, Snapshot,
+    Capabilities, Domain, DomainLock, DomainMetadata, DomainState, GuestCapability, Hypervisor,
+    HypervisorError, Locked, NewSnapshot, Snapshot,
     domain_xml::{self, AgentChannel},
 };
+use crate::base::SnapshotKind;
 
 /// What a simulated guest agent answers to a command, or its error.
 pub type AgentAnswers = Arc<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
@@ -70,6 +72,9 @@ struct State {
     calls: Vec<Call>,
     faults: VecDeque<Injected>,
     time: i64,
+    locks: BTreeMap<String, DomainLock>,
+    /// Why it has no driver for locks, if it has none.
+    keeps_no_locks: Option<String>,
 }
 
 /// A hypervisor in memory. Cloning gives another handle to the same one.
@@ -94,12 +99,12 @@ impl Simulated {
 
     /// The calls that were made up to now, in order, failed ones too.
     pub fn calls(&self) -> Vec<Call> {
-        self.lock().calls.clone()
+        self.state().calls.clone()
     }
 
     /// Forgets the calls that were made.
     pub fn clear_calls(&self) {
-        self.lock().calls.clear();
+        self.state().calls.clear();
     }
 
     /// Makes the next call of `method` (about `domain`, if one is given) go wrong. Several faults of one method meet one call
@@ -111,22 +116,22 @@ impl Simulated {
     /// As [`Self::inject`], after `spared` such calls have gone well.
     pub fn inject_after(&self, spared: usize, method: Method, domain: Option<&str>, fault: Fault) {
         let domain = domain.map(str::to_owned);
-        self.lock().faults.push_back(Injected { method, domain, spared, fault });
+        self.state().faults.push_back(Injected { method, domain, spared, fault });
     }
 
     /// Forgets the faults that have not met a call yet.
     pub fn clear_faults(&self) {
-        self.lock().faults.clear();
+        self.state().faults.clear();
     }
 
     /// Faults that have not met a call yet.
     pub fn faults_left(&self) -> usize {
-        self.lock().faults.len()
+        self.state().faults.len()
     }
 
     /// A domain and its snapshots, oldest first, without a call: no fault is met, nothing is noted.
     pub fn look(&self, domain: &str) -> Option<(Domain, Vec<Snapshot>)> {
-        let state = self.lock();
+        let state = self.state();
         let machine = state.machines.get(domain)?;
         let snapshots = machine.snapshots.iter().map(|kept| kept.snapshot.clone()).collect();
         Some((machine.describe().ok()?, snapshots))
@@ -165,23 +170,35 @@ impl Simulated {
 
     /// The lines on the guest's disk; none if there is no such domain.
     pub fn disk(&self, domain: &str) -> Vec<String> {
-        self.lock().machines.get(domain).map(|machine| machine.disk.clone()).unwrap_or_default()
+        self.state().machines.get(domain).map(|machine| machine.disk.clone()).unwrap_or_default()
     }
 
     /// The lines on the disk that a snapshot keeps; none if there is no such snapshot.
     pub fn kept_disk(&self, domain: &str, snapshot: &str) -> Vec<String> {
-        let state = self.lock();
+        let state = self.state();
         let mut kept = state.machines.get(domain).into_iter().flat_map(|machine| &machine.snapshots);
         let found = kept.find(|kept| kept.snapshot.name == snapshot);
         found.map(|kept| kept.disk.clone()).unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// From now on it keeps no locks, for this reason.
+    pub fn set_keeps_no_locks(&self, why: &str) {
+        let mut state = self.state();
+        state.locks.clear();
+        state.keeps_no_locks = Some(why.to_owned());
+    }
+
+    /// Forgets all locks, as libvirt does when its daemon is started anew.
+    pub fn forget_locks(&self) {
+        self.state().locks.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, domain: &str, change: impl FnOnce(&mut Machine)) {
-        if let Some(machine) = self.lock().machines.get_mut(domain) {
+        if let Some(machine) = self.state().machines.get_mut(domain) {
             change(machine);
         }
         self.changed.send_replace(());
@@ -201,17 +218,22 @@ impl Simulated {
         let call = Call { method, domain: domain.to_owned(), argument: argument.to_owned() };
         let error = |message| HypervisorError::Libvirt { operation: call.to_string(), message };
         let fault = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.calls.push(call.clone());
             state.meet(method, domain)
         };
         match fault {
             Some(Fault::Fail(message)) => return Err(error(message)),
             Some(Fault::Hang) => return std::future::pending().await,
+            Some(Fault::HalfWay(message)) => {
+                self.state().half_way(method, domain);
+                self.changed.send_replace(());
+                return Err(error(message));
+            }
             Some(Fault::Pretend) => return T::pretended().ok_or_else(|| error("pretended".to_owned())),
             Some(Fault::FailAfter(_)) | None => {}
         }
-        let result = act(&mut self.lock());
+        let result = act(&mut self.state());
         self.changed.send_replace(());
         match fault {
             Some(Fault::FailAfter(message)) => Err(error(message)),
@@ -229,7 +251,7 @@ impl Simulated {
         let wait = async {
             loop {
                 changed.mark_unchanged();
-                if let Some(result) = done(&self.lock()) {
+                if let Some(result) = done(&self.state()) {
                     return result;
                 }
                 // The sender lives as long as `self`.
@@ -253,6 +275,21 @@ impl State {
             return None;
         }
         self.faults.remove(index).map(|injected| injected.fault)
+    }
+
+    /// What a call leaves that dies half way.
+    fn half_way(&mut self, method: Method, domain: &str) {
+        let Some(machine) = self.machines.get_mut(domain) else { return };
+        match method {
+            Method::Start => machine.state = DomainState::Paused,
+            Method::CreateSnapshot if machine.is_active() => machine.state = DomainState::Paused,
+            Method::Revert => machine.state = DomainState::ShutOff,
+            Method::Undefine if !machine.is_active() => {
+                machine.snapshots.clear();
+                machine.current = None;
+            }
+            _ => {}
+        }
     }
 
     fn machine(&mut self, name: &str) -> Result<&mut Machine, String> {
@@ -297,6 +334,23 @@ impl Machine {
         Ok(Domain { metadata: self.metadata.clone(), ..domain })
     }
 
+    /// What stands on an external snapshot does so through its files: libvirt merges them into those of the present state,
+    /// and into no others.
+    fn may_delete(&self, name: &str) -> Result<(), String> {
+        let find =
+            |name: &str| self.snapshots.iter().map(|kept| &kept.snapshot).find(|kept| kept.name == name);
+        let external = find(name).is_some_and(|snapshot| snapshot.kind != SnapshotKind::Internal);
+        let children =
+            self.snapshots.iter().filter(|kept| kept.snapshot.parent.as_deref() == Some(name)).count();
+        let parent = |snapshot: &&Snapshot| find(snapshot.parent.as_deref()?);
+        let current = self.current.as_deref().and_then(find);
+        let active = std::iter::successors(current, parent).any(|snapshot| snapshot.name == name);
+        if external && children > usize::from(active) {
+            return Err("unsupported configuration: it is external and has children".to_owned());
+        }
+        Ok(())
+    }
+
     fn has_agent_channel(&self) -> bool {
         domain_xml::agent_channel(&self.xml) != Ok(AgentChannel::Absent)
     }
@@ -312,6 +366,10 @@ impl Machine {
 
 #[async_trait]
 impl Hypervisor for Simulated {
+    fn uri(&self) -> &str {
+        "simulated:///"
+    }
+
     async fn capabilities(&self) -> Result<Capabilities, HypervisorError> {
         self.call(Method::Capabilities, "", "", |_| Ok(())).await?;
         let guest = GuestCapability {
@@ -419,13 +477,23 @@ impl Hypervisor for Simulated {
             if machine.snapshots.iter().any(|kept| kept.snapshot.name == snapshot.name) {
                 return Err(format!("operation failed: domain snapshot {} already exists", snapshot.name));
             }
+            let runs = machine.is_active();
+            if runs && snapshot.kind == SnapshotKind::Disk {
+                return Err("it is running, and its memory would be lost".to_owned());
+            }
+            let kind = match snapshot.kind {
+                SnapshotKind::External if !runs => SnapshotKind::Disk,
+                kind => kind,
+            };
             let parent = machine.current.replace(snapshot.name.clone());
             let taken = Snapshot {
                 name: snapshot.name.clone(),
                 description: snapshot.description.clone(),
                 creation_time,
                 parent,
-                live: machine.is_active(),
+                live: runs,
+                kind,
+                files: Vec::new(),
             };
             machine.snapshots.push(Kept {
                 snapshot: taken,
@@ -460,6 +528,7 @@ impl Hypervisor for Simulated {
             let Some(index) = machine.snapshots.iter().position(|kept| kept.snapshot.name == snapshot) else {
                 return Ok(());
             };
+            machine.may_delete(snapshot)?;
             let parent = machine.snapshots.remove(index).snapshot.parent;
             for child in &mut machine.snapshots {
                 if child.snapshot.parent.as_deref() == Some(snapshot) {
@@ -504,6 +573,34 @@ impl Hypervisor for Simulated {
     async fn synchronize_clock(&self, name: &str) -> Result<(), HypervisorError> {
         self.call(Method::SynchronizeClock, name, "", |state| state.running(name)?.agent().map(drop)).await
     }
+
+    async fn lock(&self, name: &str, lock: &DomainLock) -> Result<Locked, HypervisorError> {
+        self.call(Method::Lock, name, "", |state| {
+            Ok(match (&state.keeps_no_locks, state.locks.get(name)) {
+                (Some(why), _) => Locked::Unsupported(why.clone()),
+                (None, Some(held)) if held.id != lock.id => Locked::Theirs(held.clone()),
+                (None, _) => {
+                    state.locks.insert(name.to_owned(), lock.clone());
+                    Locked::Ours
+                }
+            })
+        })
+        .await
+    }
+
+    async fn lock_holder(&self, name: &str) -> Result<Option<DomainLock>, HypervisorError> {
+        self.call(Method::LockHolder, name, "", |state| Ok(state.locks.get(name).cloned())).await
+    }
+
+    async fn unlock(&self, name: &str, id: Uuid) -> Result<(), HypervisorError> {
+        self.call(Method::Unlock, name, "", |state| {
+            if state.locks.get(name).is_some_and(|held| held.id == id) {
+                state.locks.remove(name);
+            }
+            Ok(())
+        })
+        .await
+    }
 }
 
 #[cfg(test)]
@@ -540,11 +637,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_call_that_dies_half_way_leaves_something() {
+        let simulated = Simulated::new();
+        simulated.define(XML).await.unwrap();
+        let die = |method| simulated.inject(method, None, Fault::HalfWay("died".into()));
+        let snapshot = NewSnapshot { name: "clean".into(), ..NewSnapshot::default() };
+        simulated.create_snapshot("vm", &snapshot).await.unwrap();
+        die(Method::Start);
+        assert!(simulated.start("vm").await.unwrap_err().to_string().ends_with("died"));
+        assert_eq!(state(&simulated).await, DomainState::Paused);
+        simulated.start("vm").await.unwrap();
+        die(Method::CreateSnapshot);
+        let second = NewSnapshot { name: "init".into(), ..NewSnapshot::default() };
+        assert!(simulated.create_snapshot("vm", &second).await.is_err());
+        assert_eq!(state(&simulated).await, DomainState::Paused);
+        die(Method::Revert);
+        assert!(simulated.revert("vm", "clean").await.is_err());
+        assert_eq!(state(&simulated).await, DomainState::ShutOff);
+        assert_eq!(simulated.snapshots("vm").await.unwrap().len(), 1);
+        die(Method::Undefine);
+        assert!(simulated.undefine("vm").await.is_err());
+        assert_eq!(simulated.snapshots("vm").await.unwrap(), []);
+    }
+
+    #[tokio::test]
     async fn a_revert_brings_back_the_disk() {
         let simulated = Simulated::new();
         simulated.define(XML).await.unwrap();
         simulated.write("vm", "kept");
-        let snapshot = NewSnapshot { name: "clean".into(), description: String::new() };
+        let snapshot = NewSnapshot { name: "clean".into(), ..NewSnapshot::default() };
         simulated.create_snapshot("vm", &snapshot).await.unwrap();
         simulated.write("vm", "lost");
         simulated.revert("vm", "clean").await.unwrap();

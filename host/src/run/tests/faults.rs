@@ -45,7 +45,12 @@ enum Trouble {
 
 fn trouble() -> impl Strategy<Value = Trouble> {
     // A call that hangs stands for a run that is killed there.
-    let faults = [Fault::Fail("refused".into()), Fault::FailAfter("lost".into()), Fault::Hang];
+    let faults = [
+        Fault::Fail("refused".into()),
+        Fault::FailAfter("lost".into()),
+        Fault::HalfWay("died".into()),
+        Fault::Hang,
+    ];
     let behaviours = [Behaviour::Fail, Behaviour::Trap, Behaviour::Hang, Behaviour::Panic];
     prop_oneof![
         4 => (any::<Index>(), proptest::sample::select(faults.to_vec()))

@@ -25,8 +25,8 @@ use crate::{
     image::{Format, ImageError},
     plan::{self, Existing, Operation, Options, Origin, Wanted},
     run::{
-        Event, Failure, Fetched, MachineJob, ProgressInWords, Site, Storage, StorageError, Summary,
-        domain_inputs, run,
+        Event, Failure, Fetched, Journal, Locks, MachineJob, ProgressInWords, Site, Storage, StorageError,
+        Summary, domain_inputs, run,
     },
 };
 
@@ -49,7 +49,8 @@ pub(super) struct World {
 impl World {
     /// A farm of machines of these names, none of which exists yet.
     pub(super) fn new<const N: usize>(names: [&str; N]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory: the journal waits for what it writes to be on the disk.
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -103,6 +104,11 @@ impl World {
         Utf8Path::from_path(self.folder.path()).unwrap().join("locks")
     }
 
+    pub(super) fn journal(&self) -> Journal {
+        let folder = Utf8Path::from_path(self.folder.path()).unwrap();
+        Journal::new(folder.join("journal"), "/machines".into())
+    }
+
     /// Does something whenever an operation of a machine begins.
     pub(super) fn at(
         &self,
@@ -138,7 +144,7 @@ impl World {
         jobs
     }
 
-    /// Carries plans out. A run that has not ended in a week is killed.
+    /// Carries plans out. A run that has not ended in two hours is killed.
     pub(super) async fn carry_out(&self, jobs: Vec<MachineJob>) -> Ran {
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         let record = {
@@ -164,15 +170,17 @@ impl World {
             connector: Arc::new(Wires { hypervisor: self.hypervisor.clone(), guests: self.guests.clone() }),
             storage: self.images.clone(),
             events: Arc::new(record),
-            locks: self.locks(),
+            locks: Locks::new(self.locks()),
+            journal: self.journal(),
             login_key: "/no/key".into(),
             record: None,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),
         };
-        let week = Duration::from_secs(7 * 24 * 3600);
-        let summary = tokio::time::timeout(week, run(Arc::new(site), jobs, self.at_once)).await.ok();
+        // All steps' timeouts together are less.
+        let long = Duration::from_secs(2 * 3600);
+        let summary = tokio::time::timeout(long, run(Arc::new(site), jobs, self.at_once)).await.ok();
         // Tasks of a run that was killed go away when they are next looked at.
         tokio::task::yield_now().await;
         let events = events.lock().unwrap().clone();
