@@ -27,12 +27,17 @@ impl Running {
 
     /// Waits until an operation begins.
     fn until(&mut self, operation: &str) {
-        let begins = |line: std::io::Result<String>| {
+        let mut failures = Vec::new();
+        for line in self.events.by_ref() {
             let event: Value = serde_json::from_str(&line.unwrap()).unwrap();
-            let of_phase = event["phase"] == operation;
-            event["event"] == "operation-started" && (event["operation"] == operation || of_phase)
-        };
-        assert!(self.events.by_ref().any(begins), "the run ended before {operation}");
+            let is_it = event["operation"] == operation || event["phase"] == operation;
+            match event["event"].as_str() {
+                Some("operation-started") if is_it => return,
+                Some("operation-failed") => failures.push(event),
+                _ => {}
+            }
+        }
+        panic!("the run ended before {operation}: {failures:#?}");
     }
 
     /// `kill -9`

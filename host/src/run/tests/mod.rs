@@ -1,5 +1,6 @@
 //! Runs without any machine: on a simulated hypervisor and simulated guests, driven as the command line does.
 
+mod checkpoints;
 mod failures;
 mod faults;
 mod leftovers;

@@ -104,6 +104,16 @@ impl World {
         Utf8Path::from_path(self.folder.path()).unwrap().join("locks")
     }
 
+    /// Says how a machine's checkpoints are kept.
+    pub(super) fn set_snapshot_type(&mut self, machine: &str, kind: &str) {
+        let root = Utf8Path::from_path(self.folder.path()).unwrap();
+        let path = root.join(format!("setup_vm/platforms/{machine}.yaml"));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace("metadata: { ", &format!("metadata: {{ snapshot_type: {kind}, ")))
+            .unwrap();
+        self.farm = Farm::load(root).unwrap();
+    }
+
     pub(super) fn journal(&self) -> Journal {
         let folder = Utf8Path::from_path(self.folder.path()).unwrap();
         Journal::new(folder.join("journal"), "/machines".into())
