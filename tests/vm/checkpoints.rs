@@ -16,6 +16,8 @@ fn list(farm: &Farm, machine: &str) -> Vec<Value> {
 fn external_checkpoints_are_restored_made_anew_pruned_and_leave_nothing() {
     let farm = Farm::example();
     let machine = farm.machine("debian_vs");
+    // The host may have much to do beside this.
+    farm.edit("farm/farm.yaml", |text| text + "\nconnection_timeout: 600\n");
     farm.edit(PLATFORM, |text| text.replace("  metadata:\n", "  metadata:\n    snapshot_type: external\n"));
     farm.up(&[&machine]).passed();
     let checkpoints = list(&farm, &machine);

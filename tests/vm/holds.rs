@@ -58,6 +58,8 @@ impl Drop for Running {
 fn one_run_at_a_time_and_what_a_killed_one_leaves_is_put_right() {
     let farm = Farm::example();
     let machine = farm.machine("debian_vs");
+    // The host may have much to do beside this.
+    farm.edit("farm/farm.yaml", |text| text + "\nconnection_timeout: 600\n");
 
     // Killed while it makes the machine: all of it goes.
     let mut run = Running::up(&farm, &machine);
