@@ -3,7 +3,12 @@
 //! An entry stands for as long as its run works on the machine, which is as long as the run holds the machine's lock. So an
 //! entry whose machine can be locked is a leftover.
 
-use std::{io::Write as _, os::unix::fs::DirBuilderExt as _, sync::Arc};
+use std::{
+    fs::File,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    sync::Arc,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -108,7 +113,7 @@ impl Journal {
         let text = serde_json::to_vec(&entry).unwrap_or_default();
         blocking(move || {
             if !known.exists() {
-                write(&known, entry.hypervisor.as_bytes())?;
+                write_known(&known, &entry.hypervisor)?;
             }
             write(&path, &text)
         })
@@ -139,7 +144,10 @@ impl Journal {
     pub fn hypervisors(&self) -> Result<Vec<String>, JournalError> {
         let failed = |path: Utf8PathBuf| |source| JournalError { action: "read", path, source };
         let files = files(&self.folder.join("hypervisors"))?;
-        files.into_iter().map(|path| std::fs::read_to_string(&path).map_err(failed(path))).collect()
+        // Not what a killed run was about to write.
+        let files =
+            files.into_iter().filter(|path| !path.file_name().is_some_and(|name| name.starts_with('.')));
+        files.map(|path| std::fs::read_to_string(&path).map_err(failed(path))).collect()
     }
 
     /// Removes what a killed run left, or only looks what that is. Gives `None` when its machine is locked: the run is alive, or
@@ -230,17 +238,40 @@ fn is_on(domain: &Domain) -> bool {
     matches!(domain.state, DomainState::Running | DomainState::Paused)
 }
 
-/// Writes a file that only its user can read, in place of what was there, in one step that survives a crash.
+/// Writes an entry that only its user can read, in place of what was there, in one step that survives a crash. Only the owner
+/// of the machine's lock does so: the temporary file needs no name of its own, and one that a killed run left is written over.
 fn write(path: &Utf8Path, text: &[u8]) -> Result<(), JournalError> {
     let failed = |source| JournalError { action: "write", path: path.to_owned(), source };
-    let folder = path.parent().unwrap_or(Utf8Path::new("."));
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    // Files of `tempfile` have mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(text).map_err(failed)?;
-    file.as_file().sync_all().map_err(failed)?;
+    let folder = folder_of(path).map_err(failed)?;
+    let temporary = path.with_extension("new");
+    let mut file = File::options()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed)?;
+    file.write_all(text).and_then(|()| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&temporary, path).and_then(|()| folder.sync_all()).map_err(failed)
+}
+
+/// Writes a hypervisor's URI down. Several may do so at once.
+fn write_known(path: &Utf8Path, uri: &str) -> Result<(), JournalError> {
+    let failed = |source| JournalError { action: "write", path: path.to_owned(), source };
+    let folder = folder_of(path).map_err(failed)?;
+    // Such a file has mode 0600.
+    let mut file =
+        tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Utf8Path::new("."))).map_err(failed)?;
+    file.write_all(uri.as_bytes()).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
     file.persist(path).map_err(|error| failed(error.error))?;
-    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    folder.sync_all().map_err(failed)
+}
+
+/// The folder of a file of the journal's, made if need be.
+fn folder_of(path: &Utf8Path) -> std::io::Result<File> {
+    let folder = path.parent().unwrap_or(Utf8Path::new("."));
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    File::open(folder)
 }
 
 /// The entry in a file; `None` when the file is gone.
@@ -248,7 +279,7 @@ fn read(path: &Utf8Path) -> Result<Option<Entry>, JournalError> {
     use std::io::Read as _;
     let failed = |source| JournalError { action: "read", path: path.to_owned(), source };
     let mut text = String::new();
-    match std::fs::File::open(path) {
+    match File::open(path) {
         Ok(file) => file.take(MAX_ENTRY).read_to_string(&mut text).map_err(failed)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
