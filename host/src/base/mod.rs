@@ -8,6 +8,7 @@ mod login;
 mod phase;
 mod problem;
 mod snapshot;
+mod time;
 mod xml;
 
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumValue};
@@ -18,4 +19,5 @@ pub use login::{Become, BecomeMethod, Credential, Login, Secret};
 pub use phase::{Checkpoint, Phase};
 pub use problem::{Problem, Problems, SourceFile};
 pub use snapshot::SnapshotKind;
+pub use time::{in_words, parse_duration};
 pub use xml::xml_escape;

@@ -2,7 +2,7 @@ use std::process::ExitCode;
 
 use miette::{IntoDiagnostic, miette};
 
-use super::{FarmArgs, print, workbench::Workbench};
+use super::{FarmArgs, print, selection::Selection, workbench::Workbench};
 use crate::run;
 
 /// Remove machines: domains, snapshots and disks. Their base images stay in the cache.
@@ -10,17 +10,17 @@ use crate::run;
 /// A running machine is not shut down gracefully. A domain that farmhand did not make is never touched.
 #[derive(Debug, clap::Args)]
 pub(super) struct Destroy {
-    /// Only these machines.
-    machines: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 impl Destroy {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let workbench = Workbench::open(args).await?;
         let mut failed = false;
-        for machine in workbench.select(&self.machines)? {
+        for machine in self.selection.of(&workbench.farm)? {
             let name = &machine.name;
-            match workbench.locked(name, destroy(&workbench, name)).await {
+            match destroy(&workbench, name).await {
                 Ok(done) => print(format!("{name}: {done}\n")),
                 Err(report) => {
                     failed = true;
@@ -33,12 +33,18 @@ impl Destroy {
 }
 
 async fn destroy(workbench: &Workbench, name: &str) -> miette::Result<&'static str> {
-    let domain = workbench.hypervisor.domain(name).await.into_diagnostic()?;
-    if domain.as_ref().is_some_and(|domain| domain.metadata.is_none()) {
+    let found = workbench.find(name).await?;
+    let hypervisor = match (&found, workbench.hosts.first()) {
+        (Some((host, _)), _) => &host.hypervisor,
+        (None, Some(any)) => &any.hypervisor,
+        (None, None) => return Ok("does not exist"),
+    };
+    if found.as_ref().is_some_and(|(_, existing)| existing.domain.metadata.is_none()) {
         return Err(miette!(
             "the domain `{name}` was not made by farmhand; remove it with virsh if you want to"
         ));
     }
-    let existed = run::remove(&*workbench.hypervisor, &workbench.storage(), name).await.into_diagnostic()?;
-    Ok(if existed { "removed" } else { "does not exist" })
+    // Also when there is no domain: a killed run may have left its disks.
+    let remove = async { run::remove(&**hypervisor, &workbench.storage(), name).await.into_diagnostic() };
+    Ok(if workbench.locked(hypervisor, name, remove).await? { "removed" } else { "does not exist" })
 }

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use miette::IntoDiagnostic;
 use serde_json::Value;
 
-use super::{FarmArgs, print, print_json, table::table, workbench::select};
+use super::{FarmArgs, print, print_json, selection::Selection, table::table};
 use crate::{
     base::Phase,
     farm::{Explained, Farm, Machine},
@@ -17,8 +17,8 @@ const MAX_SHOWN: usize = 60;
 /// Reads and checks the farm's files; no hypervisor is asked.
 #[derive(Debug, clap::Args)]
 pub(super) struct Machines {
-    /// Only these machines.
-    machines: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// Print them as JSON.
     #[arg(long)]
     json: bool,
@@ -28,7 +28,7 @@ pub(super) struct Machines {
     /// Show for each value of this machine's definition the file and line that it comes from.
     ///
     /// Passwords, and what was made from them, are not shown.
-    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["machines", "yaml"])]
+    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["machines", "platform", "target", "yaml"])]
     explain: Option<String>,
 }
 
@@ -36,13 +36,13 @@ impl Machines {
     pub(super) fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let farm = Farm::load(&args.farm)?;
         if let Some(name) = &self.explain {
-            let machine = select(&farm, std::slice::from_ref(name))?;
-            return machine
+            return Selection::one(name)
+                .of(&farm)?
                 .into_iter()
                 .try_for_each(|machine| self.explain(&farm, machine))
                 .map(|()| ExitCode::SUCCESS);
         }
-        let machines = select(&farm, &self.machines)?;
+        let machines = self.selection.of(&farm)?;
         if self.json {
             print_json(&machines)?;
         } else if self.yaml {

@@ -1,10 +1,14 @@
 //! The command line: a file a command. What a command prints is for people unless `--json` is given.
 
 mod destroy;
+mod explain;
+mod interrupt;
 mod machines;
 mod module;
 mod plan;
+mod planned;
 mod prune;
+mod selection;
 mod snapshot;
 mod ssh;
 mod status;
@@ -50,6 +54,7 @@ struct FarmArgs {
 enum Command {
     Up(up::Up),
     Plan(plan::Plan),
+    Explain(explain::Explain),
     Machines(machines::Machines),
     Status(status::Status),
     Ssh(ssh::Ssh),
@@ -68,6 +73,7 @@ impl Cli {
         match self.command {
             Command::Up(command) => command.run(&farm).await,
             Command::Plan(command) => command.run(&farm).await,
+            Command::Explain(command) => command.run(&farm).await,
             Command::Machines(command) => command.run(&farm),
             Command::Status(command) => command.run(&farm).await,
             Command::Ssh(command) => command.run(&farm).await,

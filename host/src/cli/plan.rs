@@ -1,6 +1,10 @@
 use std::process::ExitCode;
 
-use super::{FarmArgs, print, print_json, workbench::Planned};
+use super::{
+    FarmArgs,
+    planned::{PlanArgs, Planned},
+    print, print_json,
+};
 use crate::report::plan_text;
 
 /// Show what `up` would do, and why: which checkpoints are valid, which are stale, what would be carried out.
@@ -8,11 +12,11 @@ use crate::report::plan_text;
 /// Checks all input as `up` does, and touches no machine.
 #[derive(Debug, clap::Args)]
 pub(super) struct Plan {
-    /// Only these machines.
-    machines: Vec<String>,
-    /// Plan as for `up --fresh`.
-    #[arg(long)]
-    fresh: bool,
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// Show for each operation why it is done.
+    #[arg(long, short)]
+    verbose: bool,
     /// Print the plans as JSON.
     #[arg(long)]
     json: bool,
@@ -20,12 +24,12 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let planned = Planned::new(args, &self.machines, self.fresh).await?;
-        let plans: Vec<_> = planned.jobs.iter().map(|job| &job.plan).collect();
+        let planned = Planned::new(args, &self.plan).await?;
+        let plans: Vec<_> = planned.machines().iter().map(|machine| &machine.plan).collect();
         if self.json {
             print_json(&plans)?;
         } else {
-            let texts: Vec<_> = plans.into_iter().map(plan_text).collect();
+            let texts: Vec<_> = plans.into_iter().map(|plan| plan_text(plan, self.verbose)).collect();
             print(texts.join("\n"));
         }
         Ok(ExitCode::SUCCESS)

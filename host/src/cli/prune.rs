@@ -104,24 +104,26 @@ async fn recover_one(
 ) -> miette::Result<Option<Leftover>> {
     let hypervisor = connect(workbench, &entry.hypervisor).await?;
     let tell = |notice| tell(&entry.machine, notice);
-    let (locks, storage) = (workbench.locks(), workbench.storage());
-    workbench.journal().recover(entry, &locks, &hypervisor, &storage, dry_run, &tell).await.into_diagnostic()
+    let (locks, storage) = (&workbench.locks, workbench.storage());
+    let journal = workbench.journal();
+    journal.recover(entry, locks, &hypervisor, &storage, dry_run, &tell).await.into_diagnostic()
 }
 
 async fn connect(workbench: &Workbench, uri: &str) -> miette::Result<Arc<dyn Hypervisor>> {
-    if workbench.hypervisor.uri() == uri {
-        return Ok(workbench.hypervisor.clone());
+    if let Some(host) = workbench.hosts.iter().find(|host| host.hypervisor.uri() == uri) {
+        return Ok(host.hypervisor.clone());
     }
     Ok(Arc::new(Libvirt::connect(uri).await.into_diagnostic()?))
 }
 
 /// Disks that belong to no domain. Whether they do is known only when all hypervisors that had one were asked.
 async fn orphans(workbench: &Workbench, dry_run: bool) -> miette::Result<Pruned> {
-    let mut domains = workbench.hypervisor.domains().await.into_diagnostic()?;
-    for uri in workbench.journal().hypervisors().into_diagnostic()? {
-        if uri == workbench.hypervisor.uri() {
-            continue;
-        }
+    let mut uris = workbench.journal().hypervisors().into_diagnostic()?;
+    uris.extend(workbench.hosts.iter().map(|host| host.hypervisor.uri().to_owned()));
+    uris.sort();
+    uris.dedup();
+    let mut domains = Vec::new();
+    for uri in uris {
         let asked = match connect(workbench, &uri).await {
             Ok(hypervisor) => hypervisor.domains().await.into_diagnostic(),
             Err(report) => Err(report),
@@ -135,11 +137,13 @@ async fn orphans(workbench: &Workbench, dry_run: bool) -> miette::Result<Pruned>
         }
     }
     let mut pruned = Pruned::default();
-    let (storage, locks) = (workbench.storage(), workbench.locks());
+    let storage = workbench.storage();
+    // Whoever makes a machine in this data folder holds its file's lock, whatever its hypervisor is.
+    let Some(host) = workbench.hosts.first() else { return Ok(pruned) };
     for name in workbench.journal().orphans(&domains).into_diagnostic()? {
         let remove = async {
             // Another run may have made the machine meanwhile.
-            let exists = workbench.hypervisor.domain(&name).await.into_diagnostic()?.is_some();
+            let exists = workbench.find(&name).await?.is_some();
             if !dry_run && !exists {
                 storage.remove_disks(&name).await.into_diagnostic()?;
             }
@@ -147,7 +151,7 @@ async fn orphans(workbench: &Workbench, dry_run: bool) -> miette::Result<Pruned>
         };
         let tell = |notice| tell(&name, notice);
         let would = if dry_run { "would be " } else { "" };
-        match locks.during(&workbench.hypervisor, &name, &tell, remove).await {
+        match workbench.locks.during(&host.hypervisor, &name, &tell, remove).await {
             Ok(Ok(true)) => {
                 pruned.lines.push(format!("{name}: {would}removed: its disks belong to no domain"))
             }

@@ -2,10 +2,7 @@ use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
 use miette::{IntoDiagnostic, WrapErr, miette};
 
-use super::{
-    FarmArgs, print,
-    workbench::{Workbench, select},
-};
+use super::{FarmArgs, print, selection::Selection, workbench::Workbench};
 use crate::{
     base::{Credential, Dirs},
     farm::Farm,
@@ -35,8 +32,10 @@ pub(super) struct Ssh {
 impl Ssh {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let workbench = Workbench::open(args).await?;
-        let machine = workbench.select(std::slice::from_ref(&self.machine))?[0].clone();
+        let machine = Selection::one(&self.machine).of(&workbench.farm)?[0].clone();
+        let (host, _) = workbench.find_existing(&machine.name).await?;
         let site = workbench.site(
+            host,
             Arc::new(|event: Event| {
                 if let Event::Progress { message, .. } = event {
                     eprintln!("{message}");
@@ -83,7 +82,7 @@ fn answer(machine: &str) -> miette::Result<()> {
     let root = std::env::var("FARMHAND_FARM").into_diagnostic()?;
     let farm = Farm::load(camino::Utf8Path::new(&root))?;
     let dirs = Dirs::of_user().into_diagnostic()?;
-    let login = select(&farm, &[machine.to_owned()])?[0].login(&dirs.login_key());
+    let login = Selection::one(machine).of(&farm)?[0].login(&dirs.login_key());
     let passwords = login.credentials.into_iter().filter_map(|credential| match credential {
         Credential::Password(password) => Some(password),
         Credential::Key(_) => None,

@@ -2,14 +2,14 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{FarmArgs, print, print_json, table::table, workbench::Workbench};
+use super::{FarmArgs, print, print_json, selection::Selection, table::table, workbench::Workbench};
 use crate::hypervisor::DomainState;
 
-/// Show what exists of the farm's machines on the hypervisor.
+/// Show what exists of the farm's machines on its hypervisors.
 #[derive(Debug, clap::Args)]
 pub(super) struct Status {
-    /// Only these machines.
-    machines: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -19,6 +19,8 @@ pub(super) struct Status {
 #[derive(Debug, Serialize)]
 struct MachineStatus {
     machine: String,
+    /// The hypervisor that has it.
+    hypervisor: Option<String>,
     /// `None`: there is no domain.
     state: Option<DomainState>,
     /// Whether farmhand made the domain.
@@ -32,11 +34,14 @@ impl Status {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let workbench = Workbench::open(args).await?;
         let mut statuses = Vec::new();
-        for machine in workbench.select(&self.machines)? {
-            let existing = workbench.existing(&machine.name).await?;
+        for machine in self.selection.of(&workbench.farm)? {
+            let found = workbench.find(&machine.name).await?;
+            let (host, existing) =
+                found.map_or((None, None), |(host, existing)| (Some(host), Some(existing)));
             let domain = existing.as_ref().map(|existing| &existing.domain);
             statuses.push(MachineStatus {
                 machine: machine.name.clone(),
+                hypervisor: host.map(|host| host.config.name.clone()),
                 state: domain.map(|domain| domain.state),
                 managed: domain.is_some_and(|domain| domain.metadata.is_some()),
                 ssh_port: domain.and_then(|domain| domain.ssh_port),
@@ -61,9 +66,10 @@ impl Status {
                 Some(DomainState::Crashed) => "crashed".to_owned(),
             };
             let port = status.ssh_port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
-            [status.machine, state, port, status.snapshots.join(", ")]
+            let hypervisor = status.hypervisor.unwrap_or_default();
+            [status.machine, state, hypervisor, port, status.snapshots.join(", ")]
         });
-        print(table(["machine", "state", "ssh", "snapshots"], rows));
+        print(table(["machine", "state", "hypervisor", "ssh", "snapshots"], rows));
         Ok(ExitCode::SUCCESS)
     }
 }

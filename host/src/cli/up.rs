@@ -1,31 +1,43 @@
-use std::{num::NonZeroUsize, process::ExitCode};
+use std::{num::NonZeroUsize, process::ExitCode, sync::Arc};
 
 use miette::IntoDiagnostic;
 use tokio::sync::mpsc;
 
-use super::{FarmArgs, prune, workbench::Planned};
+use super::{
+    FarmArgs,
+    interrupt::{INTERRUPTED, stop_at_signal},
+    planned::{PlanArgs, Planned},
+    prune,
+};
 use crate::{
     report::{Format, Reporter},
-    run::{self, Event},
+    run::{self, Event, EventSink, Orders, Summary},
 };
 
 /// Bring machines up: make those that are missing, restore the deepest checkpoint that is valid, carry out the phases above
 /// it, and shut down.
 ///
-/// The exit code is 0 when all machines passed, 1 when one failed, 2 when nothing was begun because the input is wrong.
+/// Ctrl-C ends a run gently: no further machine is begun, phases are ended, terminate and shutdown still run. A second one ends
+/// it at once. Either way the next run goes on from what there is.
+///
+/// The exit code is 0 when all machines passed, 1 when one failed or was not begun, 2 when nothing was begun because the input
+/// is wrong, 130 when the run was interrupted.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  farmhand up\n  farmhand up debian_vs_amd64 --fresh\n  farmhand up --jobs 4 --json"
+    after_help = "Examples:\n  farmhand up\n  farmhand up debian_vs_amd64 --fresh\n  farmhand up --jobs 4 --json\n  farmhand up 'debian*' --from init --skip shutdown"
 )]
 pub(super) struct Up {
-    /// Only these machines.
-    machines: Vec<String>,
-    /// Work on at most this many machines at once [default: the farm's `serial`, else all].
+    #[command(flatten)]
+    plan: PlanArgs,
+    /// Work on at most this many machines at once [default: the farm's `serial`, else as many as the hypervisors take].
     #[arg(long, short)]
     jobs: Option<NonZeroUsize>,
-    /// Install the machines anew, whatever exists.
-    #[arg(long)]
-    fresh: bool,
+    /// Begin no further machine once one has failed. Those that are worked on are finished.
+    #[arg(long, conflicts_with = "max_failures")]
+    fail_fast: bool,
+    /// Begin no further machine once so many have failed [default: the farm's `max_failures`, else never].
+    #[arg(long, value_name = "N")]
+    max_failures: Option<NonZeroUsize>,
     /// Also show each step as it begins, and what modules say for their authors.
     #[arg(long, short)]
     verbose: bool,
@@ -42,26 +54,35 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let mut planned = Planned::new(args, &self.machines, self.fresh).await?;
+        let mut planned = Planned::new(args, &self.plan).await?;
         if prune::recover(&planned.workbench).await? {
-            planned = Planned::new(args, &self.machines, self.fresh).await?;
+            planned = Planned::new(args, &self.plan).await?;
         }
-        let Planned { workbench, mut jobs } = planned;
-        for job in &mut jobs {
-            job.steps.read_secrets(&workbench.farm)?;
-        }
-        let at_once = self.jobs.or(workbench.farm.config.serial);
+        let stop = stop_at_signal().into_diagnostic()?;
         let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
-
-        let (sender, events) = mpsc::unbounded_channel();
-        let reporting = tokio::task::spawn_blocking(move || report(format, events));
-        let summary = {
-            // A reporter that has ended has said why itself.
-            let events = move |event: Event| drop(sender.send(event));
-            run::run(workbench.site(std::sync::Arc::new(events), self.record), jobs, at_once).await
+        let (sender, received) = mpsc::unbounded_channel();
+        // A reporter that has ended has said why itself.
+        let events: Arc<dyn EventSink> = Arc::new(move |event: Event| drop(sender.send(event)));
+        let config = &planned.workbench.farm.config;
+        let one = self.fail_fast.then_some(NonZeroUsize::MIN);
+        let orders = Orders {
+            project: config.project.clone(),
+            events: events.clone(),
+            at_once: self.jobs.or(config.serial),
+            capacities: planned.capacities.clone(),
+            max_failures: one.or(self.max_failures).or(config.max_failures),
+            stop: stop.clone(),
         };
+        let jobs = planned.into_jobs(&events, self.record.as_ref())?;
+        drop(events);
+        let reporting = tokio::task::spawn_blocking(move || report(format, received));
+        let summary = run::run(orders, jobs).await;
         reporting.await.into_diagnostic()?.into_diagnostic()?;
-        Ok(if summary.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(match summary {
+            _ if stop.is_cancelled() => ExitCode::from(INTERRUPTED),
+            Summary { failed: 0, skipped: 0, .. } => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
     }
 }
 

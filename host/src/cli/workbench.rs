@@ -1,94 +1,126 @@
-//! What most commands need: the farm, its hypervisor, and plans for its machines.
+//! What most commands need: the farm and its hypervisors.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use camino::Utf8PathBuf;
-use indexmap::IndexMap;
+use futures::future::{join_all, try_join_all};
 use miette::{IntoDiagnostic, WrapErr, miette};
 
 use super::FarmArgs;
 use crate::{
     base::Dirs,
-    farm::{Farm, Machine},
-    guest::{keypair, ssh::SshConnector},
+    farm::{self, Farm},
+    guest::ssh::SshConnector,
     hypervisor::{
         Hypervisor,
         libvirt::{Libvirt, default_uri},
     },
     image::Store,
-    module::{self, Engine, Library, Limits, ResolvedSteps},
-    plan::{self, Existing, Options, Origin, Wanted},
-    run::{EventSink, Journal, LocalStorage, Locks, MachineJob, Notice, Site, Storage, domain_inputs},
+    plan::Existing,
+    run::{self, EventSink, Journal, LocalStorage, Locks, Notice, Site},
 };
 
-/// A farm and the hypervisor it is on.
+/// A farm and the hypervisors that it is on.
 pub(super) struct Workbench {
     pub(super) farm: Farm,
     pub(super) dirs: Dirs,
+    pub(super) hosts: Vec<Host>,
+    pub(super) locks: Arc<Locks>,
+    /// The ports that this process gave to machines.
+    ports: Arc<Mutex<BTreeSet<u16>>>,
+}
+
+/// A hypervisor of the farm.
+#[derive(Clone)]
+pub(super) struct Host {
+    /// What the farm says of it.
+    pub(super) config: farm::Hypervisor,
+    /// Its connection URI.
+    pub(super) uri: String,
+    /// The connection.
     pub(super) hypervisor: Arc<dyn Hypervisor>,
 }
 
 impl Workbench {
-    /// Loads the farm and connects to its hypervisor.
+    /// Loads the farm and connects to its hypervisors.
     pub(super) async fn open(args: &FarmArgs) -> miette::Result<Self> {
         let farm = Farm::load(&args.farm)?;
         Self::connect(args, farm).await
     }
 
-    async fn connect(args: &FarmArgs, farm: Farm) -> miette::Result<Self> {
+    pub(super) async fn connect(args: &FarmArgs, farm: Farm) -> miette::Result<Self> {
         let dirs = dirs()?;
-        let uri = args.connect.clone().or_else(|| farm.config.hypervisor_uri().map(str::to_owned));
-        let hypervisor = Libvirt::connect(&uri.unwrap_or_else(default_uri)).await.into_diagnostic()?;
-        Ok(Self { farm, dirs, hypervisor: Arc::new(hypervisor) })
+        let connect = |config: farm::Hypervisor| async {
+            let uri = config.uri.clone().unwrap_or_else(default_uri);
+            let hypervisor = Arc::new(Libvirt::connect(&uri).await.into_diagnostic()?);
+            Ok::<_, miette::Report>(Host { config, uri, hypervisor })
+        };
+        let hosts = try_join_all(hypervisors(args, &farm).into_iter().map(connect)).await?;
+        let locks = Arc::new(Locks::new(dirs.locks()));
+        Ok(Self { farm, dirs, hosts, locks, ports: Arc::default() })
     }
 
-    /// The machines that are named, or all when none is.
-    pub(super) fn select(&self, names: &[String]) -> miette::Result<Vec<&Machine>> {
-        select(&self.farm, names)
+    /// What there is of a machine, and on which hypervisor.
+    pub(super) async fn find(&self, name: &str) -> miette::Result<Option<(&Host, Existing)>> {
+        let looks = join_all(self.hosts.iter().map(|host| run::look(&*host.hypervisor, name))).await;
+        let mut found = None;
+        for (host, existing) in self.hosts.iter().zip(looks) {
+            let Some(existing) = existing.into_diagnostic()? else { continue };
+            if let Some((other, _)) = found.replace((host, existing)) {
+                let help = format!("remove one: farmhand --connect URI destroy '{name}'");
+                let (one, two) = (&other.uri, &host.uri);
+                return Err(miette!(help = help, "{name} exists on {one} and on {two}"));
+            }
+        }
+        Ok(found)
     }
 
-    /// What the hypervisor has of a machine.
-    pub(super) async fn existing(&self, name: &str) -> miette::Result<Option<Existing>> {
-        let Some(domain) = self.hypervisor.domain(name).await.into_diagnostic()? else { return Ok(None) };
-        let snapshots = self.hypervisor.snapshots(name).await.into_diagnostic()?;
-        Ok(Some(Existing { domain, snapshots }))
+    /// As [`Self::find`]; that there is no such machine is an error.
+    pub(super) async fn find_existing(&self, name: &str) -> miette::Result<(&Host, Existing)> {
+        let help = format!("make it: farmhand up '{name}'");
+        self.find(name).await?.ok_or_else(|| miette!(help = help, "{name} does not exist"))
     }
 
-    /// What a run needs beside the plans.
-    pub(super) fn site(&self, events: Arc<dyn EventSink>, record: Option<Utf8PathBuf>) -> Arc<Site> {
+    /// What work on machines of a hypervisor needs.
+    pub(super) fn site(
+        &self,
+        host: &Host,
+        events: Arc<dyn EventSink>,
+        record: Option<Utf8PathBuf>,
+    ) -> Arc<Site> {
         Arc::new(Site {
-            hypervisor: self.hypervisor.clone(),
+            hypervisor: host.hypervisor.clone(),
             connector: Arc::new(SshConnector),
             storage: Arc::new(self.storage()),
             events,
-            locks: self.locks(),
+            locks: self.locks.clone(),
             journal: self.journal(),
             login_key: self.dirs.login_key(),
             record,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
-            ports: Default::default(),
+            ports: self.ports.clone(),
         })
-    }
-
-    pub(super) fn locks(&self) -> Locks {
-        Locks::new(self.dirs.locks())
     }
 
     pub(super) fn journal(&self) -> Journal {
         Journal::new(self.dirs.journal(), self.dirs.machines())
     }
 
-    /// Does work on a machine that nobody else may work on meanwhile.
+    /// Does work on a hypervisor's machine that nobody else may work on meanwhile.
     pub(super) async fn locked<T>(
         &self,
+        hypervisor: &Arc<dyn Hypervisor>,
         machine: &str,
         work: impl Future<Output = miette::Result<T>> + Send,
     ) -> miette::Result<T> {
         let tell = |notice| match notice {
             Notice::Progress(line) | Notice::Warning(line) => eprintln!("{machine}: {line}"),
         };
-        self.locks().during(&self.hypervisor, machine, &tell, work).await.into_diagnostic()?
+        self.locks.during(hypervisor, machine, &tell, work).await.into_diagnostic()?
     }
 
     pub(super) fn storage(&self) -> LocalStorage {
@@ -96,66 +128,28 @@ impl Workbench {
     }
 }
 
-/// A farm whose files, phase modules and grants are all in order, and the plans for its machines.
-pub(super) struct Planned {
-    pub(super) workbench: Workbench,
-    pub(super) jobs: Vec<MachineJob>,
-}
-
-impl Planned {
-    /// Checks everything that can be checked without touching a machine, then plans.
-    pub(super) async fn new(args: &FarmArgs, names: &[String], fresh: bool) -> miette::Result<Self> {
-        let farm = Farm::load(&args.farm)?;
-        let options = Options { allowed: farm.config.allowed(), fresh };
-        let dirs = dirs()?;
-        let engine = Engine::new(Some(dirs.modules()), Limits::default().with(&farm.config.limits))
-            .into_diagnostic()?;
-        let library = Library::new(engine, module::default_folders());
-        let selected: Vec<_> =
-            select(&farm, names)?.into_iter().map(|machine| machine.name.clone()).collect();
-        let mut steps = library.resolve_farm(&farm, &selected).await?;
-        let workbench = Workbench::connect(args, farm).await?;
-        let jobs = workbench.jobs(&selected, &mut steps, &options).await?;
-        Ok(Self { workbench, jobs })
+/// The hypervisors to connect to: the one of the command line, else the farm's, else those that its machines name.
+fn hypervisors(args: &FarmArgs, farm: &Farm) -> Vec<farm::Hypervisor> {
+    let plain = |uri: &str| farm::Hypervisor {
+        name: uri.to_owned(),
+        uri: Some(uri.to_owned()),
+        labels: BTreeSet::new(),
+        max_machines: None,
+        max_memory: None,
+        max_vcpus: None,
+    };
+    if let Some(uri) = &args.connect {
+        return vec![plain(uri)];
     }
-}
-
-impl Workbench {
-    async fn jobs(
-        &self,
-        names: &[String],
-        steps: &mut IndexMap<String, ResolvedSteps>,
-        options: &Options,
-    ) -> miette::Result<Vec<MachineJob>> {
-        let capabilities = self.hypervisor.capabilities().await.into_diagnostic()?;
-        let storage = self.storage();
-        let mut jobs = Vec::new();
-        for name in names {
-            let machine = &self.farm.machines[name];
-            let login_key = match machine.needs_login_key() {
-                true => Some(
-                    keypair::ensure_login_key(&self.dirs.login_key()).into_diagnostic()?.as_str().to_owned(),
-                ),
-                false => None,
-            };
-            let inputs = domain_inputs(machine, &capabilities, login_key.as_deref())
-                .into_diagnostic()
-                .wrap_err_with(|| name.clone())?;
-            let shape = machine.template().shape(machine, &inputs)?;
-            let steps = steps.swap_remove(name).unwrap_or_default();
-            let existing = self.existing(name).await?;
-            // What a machine was installed from matters only when there is one.
-            let resources = match existing {
-                Some(_) => storage.identify(machine).await,
-                None => storage.known(machine),
-            };
-            let wanted = Wanted::new(Origin { shape, resources }, &steps);
-            let plan = plan::plan(name, &self.farm.config.project, &wanted, existing.as_ref(), options)
-                .into_diagnostic()?;
-            jobs.push(MachineJob { machine: machine.clone(), plan, wanted, steps, inputs });
-        }
-        Ok(jobs)
+    if !farm.config.hypervisors.is_empty() {
+        return farm.config.hypervisors.clone();
     }
+    let uris: BTreeSet<_> = farm
+        .machines
+        .values()
+        .map(|machine| machine.connection.clone().unwrap_or_else(default_uri))
+        .collect();
+    uris.iter().map(|uri| plain(uri)).collect()
 }
 
 /// farmhand's folders, made if need be.
@@ -163,16 +157,4 @@ pub(super) fn dirs() -> miette::Result<Dirs> {
     let dirs = Dirs::of_user().into_diagnostic()?;
     dirs.create().into_diagnostic().wrap_err("can't make farmhand's folders")?;
     Ok(dirs)
-}
-
-/// The machines of those names, in the farm's order; all when none is named.
-pub(super) fn select<'a>(farm: &'a Farm, names: &[String]) -> miette::Result<Vec<&'a Machine>> {
-    if let Some(unknown) = names.iter().find(|name| !farm.machines.contains_key(*name)) {
-        let known: Vec<_> = farm.machines.keys().map(String::as_str).collect();
-        return Err(miette!(
-            help = format!("its machines are: {}", known.join(", ")),
-            "the farm has no machine `{unknown}`"
-        ));
-    }
-    Ok(farm.machines.values().filter(|machine| names.is_empty() || names.contains(&machine.name)).collect())
 }

@@ -38,6 +38,8 @@ pub struct Machine {
     pub snapshot_type: Option<SnapshotKind>,
     /// Connection URI of its hypervisor, if the definition names one.
     pub connection: Option<String>,
+    /// Labels that its hypervisor must have.
+    pub hypervisor_labels: Vec<String>,
     #[serde(skip)]
     auth: Auth,
     /// The whole merged definition, without its passwords: for templates.
@@ -146,6 +148,8 @@ struct MetadataDefinition {
     connection: Option<String>,
     #[serde(default)]
     snapshot_type: Option<SnapshotKind>,
+    #[serde(default)]
+    hypervisor_labels: Vec<String>,
     #[serde(default)]
     auth: Auth,
     #[serde(default)]
@@ -299,6 +303,7 @@ impl Machine {
             kernel,
             snapshot_type: metadata.snapshot_type,
             connection: metadata.connection,
+            hypervisor_labels: metadata.hypervisor_labels,
             auth,
             vm,
             template: DomainTemplate::built_in(),

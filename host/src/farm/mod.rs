@@ -19,8 +19,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 
 pub use config::{
-    Config, Gate, Hypervisor, LimitsConfig, ModuleConfig, Project, SecretSource, Size, Timeouts,
-    is_secret_name,
+    Config, Gate, Hypervisor, LimitsConfig, ModuleConfig, PhaseRule, PhaseRules, Project, SecretSource, Size,
+    Timeouts, is_secret_name,
 };
 pub use definition::Explained;
 pub use domain_xml::{DomainInputs, DomainTemplate};

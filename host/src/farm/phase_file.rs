@@ -16,6 +16,12 @@ const MAX_DEPTH: usize = 16;
 /// How many steps a phase may have, all files taken together.
 const MAX_STEPS: usize = 1000;
 
+/// How often a step may be tried again, at most.
+const MAX_RETRIES: u32 = 100;
+
+/// How long is waited before a step is tried again, unless it says otherwise: Ansible's `delay`.
+const DEFAULT_DELAY: Duration = Duration::from_secs(5);
+
 /// The steps of a machine's phases. A phase without a file has none.
 #[derive(Debug, Clone, Default)]
 pub struct Phases([Vec<Step>; 4]);
@@ -33,6 +39,10 @@ pub struct Step {
     pub r#become: bool,
     /// How long it may take; the farm's `step_timeout` when absent.
     pub timeout: Option<Duration>,
+    /// How often it is tried again after a failure, on the guest as it then is.
+    pub retries: u32,
+    /// How long is waited before each further try.
+    pub delay: Duration,
     /// The file that it stands in and its place there.
     file: SourceFile,
     place: Vec<Key>,
@@ -57,6 +67,11 @@ impl std::fmt::Display for Uses {
 }
 
 impl Step {
+    fn new(name: String, uses: Uses, with: Value, file: SourceFile, place: Vec<Key>) -> Self {
+        let (timeout, delay) = (None, DEFAULT_DELAY);
+        Self { name, uses, with, r#become: false, timeout, retries: 0, delay, file, place }
+    }
+
     /// A problem with this step, or with one of its settings.
     pub fn problem<'a>(
         &self,
@@ -80,7 +95,12 @@ struct WrittenStep {
     run: Option<String>,
     with: Option<Map<String, Value>>,
     r#become: Option<bool>,
-    timeout: Option<u64>,
+    #[serde(default, deserialize_with = "super::config::span")]
+    timeout: Option<Duration>,
+    #[serde(default)]
+    retries: u32,
+    #[serde(default, deserialize_with = "super::config::span")]
+    delay: Option<Duration>,
 }
 
 impl Phases {
@@ -123,16 +143,7 @@ impl Phases {
 /// A `<phase>.wasm` is used as it is.
 fn whole_module(phase: Phase, path: Utf8PathBuf) -> Step {
     let file = SourceFile::new(&path, "");
-    let with = json!({});
-    Step {
-        name: format!("{phase}"),
-        uses: Uses::Path(path),
-        with,
-        r#become: false,
-        timeout: None,
-        file,
-        place: vec![],
-    }
+    Step::new(phase.to_string(), Uses::Path(path), json!({}), file, vec![])
 }
 
 /// `dependencies: [curl]` in the farm file is short for a step that has the platform's package module install them.
@@ -144,7 +155,7 @@ fn default_dependencies(root: &Utf8Path, config: &Config) -> Vec<Step> {
     let path = root.join(super::FARM_FILE);
     let file = SourceFile::read(&path).unwrap_or_else(|_| SourceFile::new(&path, ""));
     let (name, uses) = ("Install dependencies".to_owned(), Uses::Name("package".to_owned()));
-    vec![Step { name, uses, with, r#become: true, timeout: None, file, place: vec!["dependencies".into()] }]
+    vec![Step { r#become: true, ..Step::new(name, uses, with, file, vec!["dependencies".into()]) }]
 }
 
 /// Reads a phase file and those that it includes.
@@ -236,14 +247,17 @@ impl StepReader {
                     .into());
             }
         };
+        if step.retries > MAX_RETRIES {
+            let message = format!("{} retries: expected at most {MAX_RETRIES}", step.retries);
+            return Err(problem("retries", message).into());
+        }
+        let name = step.name.unwrap_or(default_name);
         Ok(vec![Step {
-            name: step.name.unwrap_or(default_name),
-            uses,
-            with: Value::Object(with),
             r#become,
-            timeout: step.timeout.map(Duration::from_secs),
-            file: file.clone(),
-            place,
+            timeout: step.timeout,
+            retries: step.retries,
+            delay: step.delay.unwrap_or(DEFAULT_DELAY),
+            ..Step::new(name, uses, Value::Object(with), file.clone(), place)
         }])
     }
 

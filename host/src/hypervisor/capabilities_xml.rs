@@ -2,10 +2,10 @@
 
 use roxmltree::Document;
 
-use super::{Capabilities, GuestCapability, xml::child_text};
+use super::{GuestCapability, xml::child_text};
 
-/// Reads what libvirt says a host can run. The error says what is wrong with the XML.
-pub(super) fn read(xml: &str) -> Result<Capabilities, String> {
+/// Reads the host's architecture and what libvirt says it can run. The error says what is wrong with the XML.
+pub(super) fn read(xml: &str) -> Result<(String, Vec<GuestCapability>), String> {
     let document = Document::parse(xml).map_err(|error| error.to_string())?;
     let root = document.root_element();
     let host_arch = root
@@ -36,7 +36,7 @@ pub(super) fn read(xml: &str) -> Result<Capabilities, String> {
             }
         }
     }
-    Ok(Capabilities { host_arch, guests })
+    Ok((host_arch, guests))
 }
 
 #[cfg(test)]
@@ -57,14 +57,14 @@ mod tests {
         };
         assert_eq!(
             read(xml),
-            Ok(Capabilities {
-                host_arch: "x86_64".into(),
-                guests: vec![
+            Ok((
+                "x86_64".into(),
+                vec![
                     guest("x86_64", "qemu", "/usr/bin/qemu-system-x86_64"),
                     guest("x86_64", "kvm", "/usr/bin/kvm"),
                     guest("aarch64", "qemu", "/usr/bin/qemu-system-aarch64"),
                 ],
-            })
+            ))
         );
     }
 

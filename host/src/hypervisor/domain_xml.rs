@@ -61,7 +61,22 @@ pub(super) fn domain(xml: &str, state: DomainState) -> Result<Domain, DomainXmlE
             .and_then(|text| serde_json::from_str(text).ok()),
         ssh_port: devices(root, "interface").find_map(ssh_port),
         disks: devices(root, "disk").filter_map(disk_file).collect(),
+        memory: memory(root),
+        vcpus: child_text(root, "vcpu").and_then(|text| text.trim().parse().ok()).unwrap_or(1),
     })
+}
+
+/// `<memory>` in MiB. libvirt writes KiB, templates often MiB (formatdomain.html, "Memory Allocation").
+fn memory(root: Node<'_, '_>) -> u64 {
+    let memory = root.children().find(|node| node.has_tag_name("memory"));
+    let number: u64 = memory.and_then(|node| node.text()?.trim().parse().ok()).unwrap_or_default();
+    match memory.and_then(|node| node.attribute("unit")).unwrap_or("KiB") {
+        "MiB" | "M" => number,
+        "GiB" | "G" => number.saturating_mul(1 << 10),
+        "TiB" | "T" => number.saturating_mul(1 << 20),
+        "b" | "bytes" => number >> 20,
+        _ => number >> 10,
+    }
 }
 
 /// The state of the domain's guest agent channel; only the XML of a running domain tells it.

@@ -273,7 +273,8 @@ mod tests {
     async fn capabilities_without_kvm_stay_as_they_are() {
         let guest =
             GuestCapability { arch: "x86_64".into(), domain_type: "qemu".into(), emulator: EMULATOR.into() };
-        let mut capabilities = Capabilities { host_arch: "x86_64".into(), guests: vec![guest] };
+        let mut capabilities =
+            Capabilities { host_arch: "x86_64".into(), memory: 8 << 10, cpus: 4, guests: vec![guest] };
         let before = capabilities.clone();
         keep_if_usable(&mut capabilities, true, None).await;
         assert_eq!(capabilities, before);

@@ -111,6 +111,10 @@ pub trait Hypervisor: Send + Sync {
 pub struct Capabilities {
     /// The hypervisor's own architecture, in libvirt's words (`x86_64`).
     pub host_arch: String,
+    /// Its memory in MiB, used or not.
+    pub memory: u64,
+    /// Its CPUs.
+    pub cpus: u32,
     /// Guests that it can run.
     pub guests: Vec<GuestCapability>,
 }
@@ -139,6 +143,10 @@ pub struct Domain {
     pub ssh_port: Option<u16>,
     /// The disks' files, in the XML's order.
     pub disks: Vec<Utf8PathBuf>,
+    /// The memory that it may have, in MiB.
+    pub memory: u64,
+    /// Its virtual CPUs.
+    pub vcpus: u32,
 }
 
 /// Whether a domain runs. libvirt's other states are mapped to the nearest of these.

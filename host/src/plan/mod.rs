@@ -1,26 +1,39 @@
-//! What a run will do with a machine: a pure function of what the farm wants and what exists. Nothing here does I/O.
+//! What a run will do: pure functions of what the farm wants and what exists. Nothing here does I/O.
+//!
+//! [`plan`] decides what is done with one machine, [`place`] on which hypervisor, [`Schedule`] when.
 
+mod explain;
+mod gates;
 mod key;
+mod machine;
+mod place;
 mod retention;
+mod schedule;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 use std::collections::BTreeSet;
 
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
+pub use explain::{ExplainedCheckpoint, explain};
+pub use gates::{GateChoice, GateError};
 pub use key::{CheckpointRecord, Inputs, Origin, StepInputs, Wanted};
+pub use machine::plan;
+pub use place::{Candidate, Need, PlaceError, Placed, place};
 pub use retention::{Retention, expendable};
+pub use schedule::{Capacity, Demand, Schedule};
 
 use crate::{
-    base::{Checkpoint, Phase, SnapshotKind},
-    farm::{Gate, Project},
-    hypervisor::{Domain, DomainState, Snapshot},
+    base::{Checkpoint, Phase},
+    farm::{Gate, PhaseRules},
+    hypervisor::{Domain, Snapshot},
 };
 
 /// What a hypervisor has of a machine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Existing {
     /// Its domain.
     pub domain: Domain,
@@ -35,6 +48,10 @@ pub struct Options {
     pub allowed: BTreeSet<Gate>,
     /// Install the machine anew, whatever exists.
     pub fresh: bool,
+    /// How long the phases' checkpoints hold, and how often a phase is tried.
+    pub rules: PhaseRules,
+    /// The present time: seconds since the epoch.
+    pub now: i64,
 }
 
 /// What a run will do with one machine.
@@ -45,7 +62,30 @@ pub struct MachinePlan {
     /// Its checkpoints, from the shallowest to the deepest, and whether each still holds.
     pub checkpoints: IndexMap<Checkpoint, Verdict>,
     /// What will be done, in order.
-    pub operations: Vec<Operation>,
+    pub operations: Vec<Planned>,
+}
+
+/// An operation that will be done, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    /// What.
+    #[serde(flatten)]
+    pub operation: Operation,
+    /// Why, for people.
+    pub reason: String,
+    /// What is done when it fails; nothing when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+/// How a phase that failed is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// How often, at most.
+    pub times: u32,
+    /// The checkpoint that is restored before: a phase starts from where it started first, so that what it leaves is what its
+    /// key says. `None` for `terminate`, which ends what is there.
+    pub from: Option<Checkpoint>,
 }
 
 /// Whether a checkpoint still holds.
@@ -62,15 +102,23 @@ pub enum Verdict {
     Unused,
 }
 
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Valid => f.write_str("valid"),
+            Self::Stale(reason) => write!(f, "stale: {reason}"),
+            Self::Missing => f.write_str("missing"),
+            Self::Unused => f.write_str("not used: its phase has no steps"),
+        }
+    }
+}
+
 /// One thing that is done with a machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "operation")]
 pub enum Operation {
     /// Make it: images, disks, domain. Whatever of it exists is removed before.
-    Install {
-        /// Why that is needed.
-        reason: String,
-    },
+    Install,
     /// Boot it and wait until a command can be run.
     Startup,
     /// Go back to a checkpoint and wait until a command can be run.
@@ -97,10 +145,24 @@ pub enum Operation {
     Shutdown,
 }
 
+impl Operation {
+    /// The gate that must be allowed for it. Installing has none: it makes what the others work on.
+    pub fn gate(self) -> Option<Gate> {
+        Some(match self {
+            Self::Install => return None,
+            Self::Startup => Gate::Startup,
+            Self::Restore { checkpoint } => Gate::Restore(checkpoint),
+            Self::Discard { checkpoint } | Self::Create { checkpoint } => Gate::Create(checkpoint),
+            Self::Phase { phase } => Gate::Phase(phase),
+            Self::Shutdown => Gate::Shutdown,
+        })
+    }
+}
+
 impl std::fmt::Display for Operation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Install { .. } => f.write_str("install"),
+            Self::Install => f.write_str("install"),
             Self::Startup => f.write_str("startup"),
             Self::Restore { checkpoint } => write!(f, "restore {checkpoint}"),
             Self::Discard { checkpoint } => write!(f, "discard {checkpoint}"),
@@ -119,158 +181,14 @@ pub enum PlanError {
         "the hypervisor has a domain `{0}` that farmhand did not make; give the machine another `vm.metadata.name`, or remove that domain"
     )]
     ForeignDomain(String),
-}
-
-/// Decides what to do with a machine.
-pub fn plan(
-    machine: &str,
-    project: &Project,
-    wanted: &Wanted,
-    existing: Option<&Existing>,
-    options: &Options,
-) -> Result<MachinePlan, PlanError> {
-    let stored = match existing {
-        None => None,
-        Some(existing) => match &existing.domain.metadata {
-            None => return Err(PlanError::ForeignDomain(machine.to_owned())),
-            Some(metadata) => serde_json::from_value::<Origin>(metadata.origin.clone()).ok(),
-        },
-    };
-    let wanted = wanted.assuming(stored.as_ref());
-    let allows = |gate| options.allowed.contains(&gate);
-    let checkpoints = verdicts(project, &wanted, existing);
-    let valid = |checkpoint| checkpoints.get(&checkpoint) == Some(&Verdict::Valid);
-
-    let mut operations = Vec::new();
-    let reason = install_reason(&wanted, existing, stored.as_ref(), options, valid(Checkpoint::Clean));
-    let installs = reason.is_some();
-    operations.extend(reason.map(|reason| Operation::Install { reason }));
-
-    let deepest = (!installs)
-        .then(|| {
-            Checkpoint::ALL
-                .into_iter()
-                .rev()
-                .find(|&checkpoint| valid(checkpoint) && allows(Gate::Restore(checkpoint)))
-        })
-        .flatten();
-    if let Some(checkpoint) = deepest {
-        operations.push(Operation::Restore { checkpoint });
-    }
-    let runs = match (deepest, existing) {
-        // A snapshot that was taken of a running machine runs again.
-        (Some(checkpoint), Some(existing)) => {
-            snapshot(project, existing, checkpoint).is_some_and(|snapshot| snapshot.live)
-        }
-        (None, Some(existing)) => !installs && existing.domain.state == DomainState::Running,
-        (_, None) => false,
-    };
-    if !runs && allows(Gate::Startup) {
-        operations.push(Operation::Startup);
-    }
-
-    for checkpoint in Checkpoint::ALL.into_iter().filter(|&checkpoint| Some(checkpoint) > deepest) {
-        if let Some(phase) = checkpoint.phase() {
-            if !wanted.has_steps(phase) {
-                continue;
-            }
-            if allows(Gate::Phase(phase)) {
-                operations.push(Operation::Phase { phase });
-            }
-        }
-        if allows(Gate::Create(checkpoint)) {
-            if let Some(existing) = existing.filter(|_| !installs) {
-                let going = discards(project, existing, checkpoint, allows);
-                let going = going.map(|checkpoint| Operation::Discard { checkpoint });
-                operations.extend(going.filter(|discard| !operations.contains(discard)).collect::<Vec<_>>());
-            }
-            operations.push(Operation::Create { checkpoint });
-        }
-    }
-    for phase in [Phase::Main, Phase::Terminate] {
-        if wanted.has_steps(phase) && allows(Gate::Phase(phase)) {
-            operations.push(Operation::Phase { phase });
-        }
-    }
-    if allows(Gate::Shutdown) {
-        operations.push(Operation::Shutdown);
-    }
-    Ok(MachinePlan { machine: machine.to_owned(), checkpoints, operations })
-}
-
-/// What has to go before a checkpoint is made: the one that is there of that name, and before it those that stand on it where
-/// it is external, because libvirt can't delete it under them. They are stale, as it is.
-fn discards(
-    project: &Project,
-    existing: &Existing,
-    checkpoint: Checkpoint,
-    allows: impl Fn(Gate) -> bool,
-) -> impl Iterator<Item = Checkpoint> {
-    let find = |checkpoint| snapshot(project, existing, checkpoint);
-    let external = find(checkpoint).is_some_and(|snapshot| snapshot.kind != SnapshotKind::Internal);
-    let goes = move |other: &Checkpoint| {
-        *other == checkpoint || (external && *other > checkpoint && allows(Gate::Create(*other)))
-    };
-    Checkpoint::ALL.into_iter().rev().filter(goes).filter(move |other| find(*other).is_some())
-}
-
-/// Why a machine must be installed, if it must.
-fn install_reason(
-    wanted: &Wanted,
-    existing: Option<&Existing>,
-    stored: Option<&Origin>,
-    options: &Options,
-    has_clean: bool,
-) -> Option<String> {
-    if existing.is_none() {
-        return Some("it does not exist".to_owned());
-    }
-    if options.fresh {
-        return Some("a fresh one was asked for".to_owned());
-    }
-    let Some(stored) = stored else {
-        return Some("its domain was made by another version of farmhand".to_owned());
-    };
-    if let Some(difference) = stored.difference(&wanted.origin) {
-        return Some(difference);
-    }
-    // Phases run only above `clean`: without it, nobody knows what is on the disk.
-    let interrupted = !has_clean && options.allowed.contains(&Gate::Create(Checkpoint::Clean));
-    interrupted.then(|| "it has no valid clean checkpoint".to_owned())
-}
-
-/// Whether each checkpoint still holds: its key, and those of all that it stands on.
-fn verdicts(
-    project: &Project,
-    wanted: &Wanted,
-    existing: Option<&Existing>,
-) -> IndexMap<Checkpoint, Verdict> {
-    let mut stale_below: Option<Checkpoint> = None;
-    Checkpoint::ALL
-        .into_iter()
-        .map(|checkpoint| {
-            if checkpoint.phase().is_some_and(|phase| !wanted.has_steps(phase)) {
-                return (checkpoint, Verdict::Unused);
-            }
-            let verdict = match existing.and_then(|existing| snapshot(project, existing, checkpoint)) {
-                None => Verdict::Missing,
-                Some(snapshot) => match wanted.difference(checkpoint, &snapshot.description) {
-                    Some(difference) => Verdict::Stale(match stale_below {
-                        Some(below) => format!("it stands on {below}, which is stale"),
-                        None => difference,
-                    }),
-                    None => Verdict::Valid,
-                },
-            };
-            if matches!(verdict, Verdict::Stale(_)) {
-                stale_below.get_or_insert(checkpoint);
-            }
-            (checkpoint, verdict)
-        })
-        .collect()
-}
-
-fn snapshot<'a>(project: &Project, existing: &'a Existing, checkpoint: Checkpoint) -> Option<&'a Snapshot> {
-    let name = checkpoint.snapshot_name(&project.id, &project.revision.to_string());
-    existing.snapshots.iter().find(|snapshot| snapshot.name == name)
+    /// Something is to be done in a machine that is off, and nothing that is allowed gets it to run.
+    #[error(
+        "{machine} is off, and nothing that is allowed starts it, so `{operation}` can't be done; allow `startup` or a `restore`, too"
+    )]
+    Off {
+        /// The machine's name.
+        machine: String,
+        /// The first thing that needs it.
+        operation: Operation,
+    },
 }

@@ -1,10 +1,10 @@
 //! One event, as lines of plain text.
 
-use super::seconds;
+use super::{plan::operations, seconds};
 use crate::{
     base::Phase,
     plan::Operation,
-    run::{Event, Failure, Level},
+    run::{Event, Failure, Level, Retried},
 };
 
 /// How much is shown.
@@ -17,12 +17,25 @@ pub(super) struct Detail {
 /// The lines that an event gives. None for most.
 pub(super) fn lines(event: &Event, detail: Detail) -> Vec<String> {
     match event {
-        Event::OperationStarted { machine, operation: Operation::Install { reason } } => {
+        Event::OperationStarted { machine, operation: Operation::Install, reason } => {
             vec![format!("[{machine}] install: {reason}")]
         }
-        Event::OperationStarted { machine, operation: Operation::Phase { phase } } => {
+        Event::OperationStarted { machine, operation: Operation::Phase { phase }, .. } => {
             vec![format!("[{machine}] {phase}")]
         }
+        Event::Interrupted => {
+            vec![
+                "interrupted: phases are ended; terminate and shutdown still run (again: stop at once)"
+                    .to_owned(),
+            ]
+        }
+        Event::MachineSkipped { machine, reason } => vec![format!("[{machine}] not begun: {reason}")],
+        Event::Replanned { plan } => {
+            let operations = operations(plan);
+            vec![format!("[{}] it changed since the run was planned; now: {operations}", plan.machine)]
+        }
+        Event::StepRetried { machine, name, retried, .. } => again(machine, name, retried),
+        Event::PhaseRetried { machine, phase, retried } => again(machine, phase.name(), retried),
         Event::OperationStarted { .. } | Event::RunStarted { .. } | Event::MachineStarted { .. } => vec![],
         Event::OperationFinished { operation: Operation::Phase { .. }, .. } => vec![],
         Event::OperationFinished { machine, operation, seconds: took } => {
@@ -64,6 +77,13 @@ pub(super) fn lines(event: &Event, detail: Detail) -> Vec<String> {
     }
 }
 
+/// A try that comes after a failure.
+fn again(machine: &str, what: &str, Retried { retry, retries, causes }: &Retried) -> Vec<String> {
+    let mut lines = vec![format!("[{machine}]   failed: {what}; trying again ({retry} of {retries})")];
+    lines.extend(causes.iter().flat_map(|cause| cause.lines()).map(|line| format!("[{machine}]     {line}")));
+    lines
+}
+
 /// `, step "..."` when a step failed.
 pub(super) fn in_step(failure: &Failure) -> String {
     failure.step.as_ref().map(|step| format!(", step \"{step}\"")).unwrap_or_default()
@@ -72,7 +92,7 @@ pub(super) fn in_step(failure: &Failure) -> String {
 /// What a machine is busy with, for a status line.
 pub(super) fn activity(event: &Event) -> Option<(&str, Option<String>)> {
     match event {
-        Event::OperationStarted { machine, operation } => Some((machine, Some(operation.to_string()))),
+        Event::OperationStarted { machine, operation, .. } => Some((machine, Some(operation.to_string()))),
         Event::Progress { machine, message } => Some((machine, Some(message.clone()))),
         Event::StepStarted { machine, phase, index, count, name } => {
             Some((machine, Some(step_activity(*phase, *index, *count, name))))

@@ -2,34 +2,38 @@ use std::fmt::Write;
 
 use crate::{
     base::Checkpoint,
-    plan::{MachinePlan, Operation, Verdict},
+    plan::{MachinePlan, Operation, Planned, Retry},
 };
 
-/// A plan for people: what each checkpoint is good for, and what will be done.
-pub fn plan_text(plan: &MachinePlan) -> String {
+/// A plan for people: what each checkpoint is good for, and what will be done; if `verbose`, also why.
+pub fn plan_text(plan: &MachinePlan, verbose: bool) -> String {
     let mut text = format!("{}\n", plan.machine);
     let width = Checkpoint::ALL.iter().map(|checkpoint| checkpoint.name().len()).max().unwrap_or_default();
     for (checkpoint, verdict) in &plan.checkpoints {
-        let verdict = match verdict {
-            Verdict::Valid => "valid".to_owned(),
-            Verdict::Stale(reason) => format!("stale: {reason}"),
-            Verdict::Missing => "missing".to_owned(),
-            Verdict::Unused => "not used: its phase has no steps".to_owned(),
-        };
         let _ = writeln!(text, "  {:width$}  {verdict}", checkpoint.name());
     }
-    let reasons = plan.operations.iter().filter_map(|operation| match operation {
-        Operation::Install { reason } => Some(reason),
-        _ => None,
-    });
-    for reason in reasons {
-        let _ = writeln!(text, "  will be installed: {reason}");
+    if verbose {
+        for Planned { operation, reason, retry } in &plan.operations {
+            let _ = write!(text, "  -> {operation}: {reason}");
+            let _ = match retry {
+                Some(Retry { times, from: Some(from) }) => {
+                    writeln!(text, "; if it fails, {times} more from {from}")
+                }
+                Some(Retry { times, from: None }) => writeln!(text, "; if it fails, {times} more"),
+                None => writeln!(text),
+            };
+        }
+        return text;
     }
-    let operations: Vec<_> = plan.operations.iter().map(ToString::to_string).collect();
-    let _ = writeln!(
-        text,
-        "  -> {}",
-        if operations.is_empty() { "nothing".to_owned() } else { operations.join(", ") }
-    );
+    for planned in plan.operations.iter().filter(|planned| planned.operation == Operation::Install) {
+        let _ = writeln!(text, "  will be installed: {}", planned.reason);
+    }
+    let _ = writeln!(text, "  -> {}", operations(plan));
     text
+}
+
+/// What a plan does, in one line.
+pub(super) fn operations(plan: &MachinePlan) -> String {
+    let operations: Vec<_> = plan.operations.iter().map(|planned| planned.operation.to_string()).collect();
+    if operations.is_empty() { "nothing".to_owned() } else { operations.join(", ") }
 }

@@ -6,12 +6,23 @@ use super::{
 use crate::{
     base::{Checkpoint, Phase},
     guest::Stream,
-    plan::{MachinePlan, Operation, Verdict},
+    plan::{MachinePlan, Operation, Planned, Retry, Verdict},
     run::{Event, Failure, Level},
 };
 
 fn plan(verdicts: [Verdict; 3], operations: Vec<Operation>) -> MachinePlan {
     let checkpoints = Checkpoint::ALL.into_iter().zip(verdicts).collect();
+    let reason = |operation| match operation {
+        Operation::Install => "its disk 0 changed (1b2c3d4e -> 5f6a7b8c)".to_owned(),
+        Operation::Phase { .. } => "it is done in every run".to_owned(),
+        _ => "it is needed".to_owned(),
+    };
+    let retry = |operation| match operation {
+        Operation::Phase { phase: Phase::Main } => Some(Retry { times: 2, from: Some(Checkpoint::Init) }),
+        _ => None,
+    };
+    let planned = |operation| Planned { operation, reason: reason(operation), retry: retry(operation) };
+    let operations = operations.into_iter().map(planned).collect();
     MachinePlan { machine: "debian_vs_amd64".into(), checkpoints, operations }
 }
 
@@ -34,7 +45,7 @@ fn plans() {
     let with = |first: Vec<Operation>| [first, last.to_vec()].concat();
     let reason = "dependencies: step 1 (debian-apt) changed: packages +wget".to_owned();
     let above = "it stands on dependencies, which is stale".to_owned();
-    let install = Operation::Install { reason: "its disk 0 changed (1b2c3d4e -> 5f6a7b8c)".into() };
+    let install = Operation::Install;
     let plans = [
         plan([Valid, Valid, Valid], with(vec![restore(Checkpoint::Init)])),
         plan(
@@ -50,16 +61,23 @@ fn plans() {
         plan([Missing, Missing, Missing], with(vec![install, Operation::Startup, create(Checkpoint::Clean)])),
         plan([Valid, Valid, Valid], vec![]),
     ];
-    let texts: Vec<_> = plans.iter().map(plan_text).collect();
-    insta::assert_snapshot!("plans", texts.join("\n"));
+    let texts = |verbose| plans.iter().map(|plan| plan_text(plan, verbose)).collect::<Vec<_>>().join("\n");
+    insta::assert_snapshot!("plans", texts(false));
+    insta::assert_snapshot!("plans_verbose", texts(true));
 }
 
 /// A run of two machines: one passes, one fails in a step.
 fn events() -> Vec<Event> {
     let (good, bad) = (|| "debian_vs_amd64".to_owned(), || "Arch-Linux_amd64".to_owned());
-    let begin = |machine: String, operation| Event::OperationStarted { machine, operation };
+    let begin = |machine: String, operation| {
+        let reason = match operation {
+            Operation::Install => "it does not exist",
+            _ => "it is needed",
+        };
+        Event::OperationStarted { machine, operation, reason: reason.to_owned() }
+    };
     let end = |machine: String, operation, seconds| Event::OperationFinished { machine, operation, seconds };
-    let install = || Operation::Install { reason: "it does not exist".into() };
+    let install = || Operation::Install;
     let step = |machine, name: &str| Event::StepStarted {
         machine,
         phase: Phase::Main,
@@ -116,7 +134,7 @@ fn events() -> Vec<Event> {
         end(good(), Operation::Shutdown, 2.5),
         Event::MachineFinished { machine: good(), failure: None, seconds: 16.1 },
         Event::MachineFinished { machine: bad(), failure: Some(failure), seconds: 63.0 },
-        Event::RunFinished { passed: 1, failed: 1, seconds: 63.2 },
+        Event::RunFinished { passed: 1, failed: 1, skipped: 0, seconds: 63.2 },
     ]
 }
 

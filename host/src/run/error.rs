@@ -1,10 +1,11 @@
 use std::time::Duration;
 
 use crate::{
-    base::Problem,
+    base::{Phase, Problem, in_words},
     guest::GuestError,
     hypervisor::{HypervisorError, domain_xml::DomainXmlError},
     module::ModuleError,
+    plan::PlanError,
     run::journal::JournalError,
     run::lock::LockError,
     run::storage::StorageError,
@@ -65,17 +66,23 @@ pub enum RunError {
         /// How often it was reset meanwhile.
         resets: u32,
     },
+    /// A phase took longer than the farm lets it.
+    #[error("{phase} was stopped: it took longer than {} (limit: per_phase.{phase}.timeout)", in_words(*limit))]
+    PhaseTimedOut {
+        /// The phase.
+        phase: Phase,
+        /// How long it may take.
+        limit: Duration,
+    },
+    /// The user wants the run to end.
+    #[error("interrupted")]
+    Interrupted,
+    /// What changed since the run was planned can't be planned for.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A bug in farmhand.
     #[error("farmhand itself failed, please report it: {0}")]
     Panic(String),
-    /// The hypervisor can't run machines of this kind.
-    #[error("the hypervisor can't run {wanted} machines; it runs {available}")]
-    Unsupported {
-        /// Architecture and domain type that are wanted.
-        wanted: String,
-        /// What it runs.
-        available: String,
-    },
 }
 
 impl RunError {

@@ -17,6 +17,20 @@ pub enum Event {
         /// What will be done with each machine.
         plans: Vec<MachinePlan>,
     },
+    /// The run was interrupted: nothing further is begun, and what is being done is ended. `terminate` and `shutdown` still run.
+    Interrupted,
+    /// A machine is not begun.
+    MachineSkipped {
+        /// Its name.
+        machine: String,
+        /// Why.
+        reason: String,
+    },
+    /// A machine changed since it was planned for: this is what will be done instead.
+    Replanned {
+        /// What.
+        plan: MachinePlan,
+    },
     /// Work on a machine begins.
     MachineStarted {
         /// Its name.
@@ -29,6 +43,8 @@ pub enum Event {
         /// What is done.
         #[serde(flatten)]
         operation: Operation,
+        /// Why.
+        reason: String,
     },
     /// An operation goes on: for those that can take long.
     Progress {
@@ -77,6 +93,30 @@ pub enum Event {
         /// How long it took.
         seconds: f64,
     },
+    /// A step failed and is tried again.
+    StepRetried {
+        /// The machine's name.
+        machine: String,
+        /// The phase.
+        phase: Phase,
+        /// The step's place in the phase, from 1.
+        index: usize,
+        /// The step's name.
+        name: String,
+        /// Which try comes next, and why.
+        #[serde(flatten)]
+        retried: Retried,
+    },
+    /// A phase failed and is tried again.
+    PhaseRetried {
+        /// The machine's name.
+        machine: String,
+        /// The phase.
+        phase: Phase,
+        /// Which try comes next, and why.
+        #[serde(flatten)]
+        retried: Retried,
+    },
     /// A line that a command in the guest wrote.
     Output {
         /// The machine's name.
@@ -118,9 +158,22 @@ pub enum Event {
         passed: usize,
         /// How many failed.
         failed: usize,
+        /// How many were not begun.
+        skipped: usize,
         /// How long it took.
         seconds: f64,
     },
+}
+
+/// A try that comes after a failure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retried {
+    /// Which further try it is, from 1.
+    pub retry: u32,
+    /// How many there are at most.
+    pub retries: u32,
+    /// Why the one before it failed: the error and its causes, outermost first.
+    pub causes: Vec<String>,
 }
 
 /// How important a line is.

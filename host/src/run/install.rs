@@ -8,8 +8,9 @@ use std::{
 use super::{Event, MachineJob, RunError, Site, Stage, Storage};
 use crate::{
     base::Digest,
-    farm::{DomainInputs, DomainType, Machine},
-    hypervisor::{Capabilities, DomainMetadata, Hypervisor, domain_xml},
+    farm::{DomainInputs, Machine},
+    hypervisor::{DomainMetadata, GuestCapability, Hypervisor, domain_xml},
+    plan::Placed,
 };
 
 /// Ports for SSH: below Linux's ephemeral ports (32768 to 60999).
@@ -69,46 +70,19 @@ pub async fn remove(
     Ok(exists)
 }
 
-/// What of a machine's domain depends on the hypervisor: the first thing it can run of what the definition allows, KVM
-/// before TCG. Paths and port are not set yet.
-pub fn domain_inputs(
-    machine: &Machine,
-    capabilities: &Capabilities,
-    login_key: Option<&str>,
-) -> Result<DomainInputs, RunError> {
-    let arch = machine.arch.as_deref().unwrap_or(&capabilities.host_arch);
-    let kinds = match machine.domain_type {
-        Some(kind) => vec![kind],
-        None => vec![DomainType::Kvm, DomainType::Qemu],
-    };
-    let found = kinds.iter().find_map(|kind| {
-        let guest = |guest: &&crate::hypervisor::GuestCapability| {
-            guest.arch == arch && guest.domain_type == kind.name()
-        };
-        Some((*kind, capabilities.guests.iter().find(guest)?))
-    });
-    let Some((domain_type, guest)) = found else {
-        let kinds: Vec<_> = kinds.iter().map(|kind| kind.name()).collect();
-        let available: Vec<_> = capabilities
-            .guests
-            .iter()
-            .map(|guest| format!("{} ({})", guest.arch, guest.domain_type))
-            .collect();
-        return Err(RunError::Unsupported {
-            wanted: format!("{arch} ({})", kinds.join(" or ")),
-            available: if available.is_empty() { "none".to_owned() } else { available.join(", ") },
-        });
-    };
-    Ok(DomainInputs {
-        domain_type,
-        arch: arch.to_owned(),
-        emulator: guest.emulator.clone(),
+/// What of a machine's domain depends on the hypervisor. Paths and port are not set yet.
+pub fn domain_inputs(machine: &Machine, placed: &Placed, login_key: Option<&str>) -> DomainInputs {
+    let GuestCapability { arch, emulator, .. } = placed.guest.clone();
+    DomainInputs {
+        domain_type: placed.domain_type,
+        arch,
+        emulator,
         disks: machine.disks.iter().map(|_| "".into()).collect(),
         kernel: machine.kernel.as_ref().map(|_| "".into()),
         initrd: machine.kernel.as_ref().and_then(|kernel| kernel.initrd.as_ref()).map(|_| "".into()),
         ssh_port: 0,
         login_key: login_key.filter(|_| machine.needs_login_key()).map(str::to_owned),
-    })
+    }
 }
 
 /// The port that a machine gets if it is free, 0 being the first. It follows from the machine's name, so that a machine that is

@@ -3,43 +3,69 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use futures::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Event, Failure, MachineJob, RunError, Site, Stage, error, install, ready,
-    steps::{self, LastOutput},
+    Event, Failure, MachineJob, Retried, RunError, Site, Stage, error, install, look,
+    phase::{self, LastOutput},
+    ready,
 };
 use crate::{
     base::{Checkpoint, Phase, SnapshotKind},
     guest::{Command, Facts, Guest, GuestError, Stream, facts},
     hypervisor::NewSnapshot,
-    plan::Operation,
+    plan::{self, Operation, Planned, Retry},
 };
 
 /// Carries out a machine's plan while it is locked. Gives the first failure, if there was one.
-pub(super) async fn run(site: &Site, job: MachineJob) -> Option<Failure> {
+pub(super) async fn run(job: MachineJob, stop: &CancellationToken) -> Option<Failure> {
+    let site = &*job.site.clone();
     let name = job.machine.name.clone();
     let tell = |notice| site.notice(&name, notice);
-    match site.locks.during(&site.hypervisor, &name, &tell, work(site, job)).await {
+    match site.locks.during(&site.hypervisor, &name, &tell, work(site, job, stop)).await {
         Ok(failure) => failure,
         Err(locked) => Some(fail(site, &name, "lock".to_owned(), locked.into(), Vec::new())),
     }
 }
 
-async fn work(site: &Site, mut job: MachineJob) -> Option<Failure> {
+async fn work(site: &Site, mut job: MachineJob, stop: &CancellationToken) -> Option<Failure> {
     let name = job.machine.name.clone();
     if let Err(error) = site.journal.begin(&*site.hypervisor, &name, Stage::Working).await {
         return Some(fail(site, &name, "journal".to_owned(), error.into(), Vec::new()));
     }
+    let failure = carry_out(site, &mut job, stop).await;
+    if let Err(error) = site.journal.end(&*site.hypervisor, &name).await {
+        site.warn(&name, error::causes(&error).join(": "));
+    }
+    failure
+}
+
+async fn carry_out(site: &Site, job: &mut MachineJob, stop: &CancellationToken) -> Option<Failure> {
+    let name = job.machine.name.clone();
+    if let Err(error) = plan_anew_if_changed(site, job).await {
+        return Some(fail(site, &name, "plan".to_owned(), error, Vec::new()));
+    }
     let mut first_failure = None;
     let mut life = Life::default();
-    for operation in job.plan.operations.clone() {
-        if first_failure.is_some() && !runs_after_failure(&operation, &life) {
+    for planned in job.plan.operations.clone() {
+        let operation = planned.operation;
+        if first_failure.is_some() && !runs_after_failure(operation, &life) {
             continue;
         }
         let begun = Instant::now();
-        site.events.emit(Event::OperationStarted { machine: name.clone(), operation: operation.clone() });
+        let reason = planned.reason.clone();
+        site.events.emit(Event::OperationStarted { machine: name.clone(), operation, reason });
         // What a panic leaves behind in `life` is the connection, which is given up like after any failure.
-        let carried_out = AssertUnwindSafe(life.carry_out(site, &mut job, &operation)).catch_unwind().await;
+        let work = AssertUnwindSafe(life.carry_out(site, job, &planned)).catch_unwind();
+        let carried_out = if yields(operation) {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => Ok(Err(RunError::Interrupted)),
+                carried_out = work => carried_out,
+            }
+        } else {
+            work.await
+        };
         match carried_out.unwrap_or_else(|panic| Err(RunError::Panic(error::panic_message(&*panic)))) {
             Ok(()) => site.events.emit(Event::OperationFinished {
                 machine: name.clone(),
@@ -56,18 +82,37 @@ async fn work(site: &Site, mut job: MachineJob) -> Option<Failure> {
         }
     }
     life.disconnect().await;
-    if let Err(error) = site.journal.end(&*site.hypervisor, &name).await {
-        site.warn(&name, error::causes(&error).join(": "));
-    }
     first_failure
 }
 
+/// Plans anew when another run worked on the machine between the planning and the locking.
+async fn plan_anew_if_changed(site: &Site, job: &mut MachineJob) -> Result<(), RunError> {
+    let name = &job.machine.name;
+    let existing = look(&*site.hypervisor, name).await?;
+    if existing != job.existing {
+        job.plan = plan::plan(name, &site.project, &job.wanted, existing.as_ref(), &job.options)?;
+        job.existing = existing;
+        site.events.emit(Event::Replanned { plan: job.plan.clone() });
+    }
+    Ok(())
+}
+
 /// After a failure, `terminate` still runs when the guest could be reached before, and the machine is shut down.
-fn runs_after_failure(operation: &Operation, life: &Life) -> bool {
+fn runs_after_failure(operation: Operation, life: &Life) -> bool {
     match operation {
         Operation::Phase { phase: Phase::Terminate } => life.reached,
         Operation::Shutdown => true,
         _ => false,
+    }
+}
+
+/// Whether an operation is given up when the run is interrupted. Those that take a moment are finished, and what ends a run is
+/// part of its gentle end.
+fn yields(operation: Operation) -> bool {
+    match operation {
+        Operation::Phase { phase } => phase != Phase::Terminate,
+        Operation::Install | Operation::Startup | Operation::Restore { .. } => true,
+        Operation::Discard { .. } | Operation::Create { .. } | Operation::Shutdown => false,
     }
 }
 
@@ -103,46 +148,96 @@ impl Life {
         &mut self,
         site: &Site,
         job: &mut MachineJob,
-        operation: &Operation,
+        planned: &Planned,
     ) -> Result<(), RunError> {
         let name = job.machine.name.clone();
-        let limit = site.timeouts.connection;
-        match operation {
-            Operation::Install { .. } => install::install(site, job).await?,
-            Operation::Startup => {
-                self.leave().await;
-                self.arrive(ready::boot(site, &job.machine, limit).await?);
-            }
-            Operation::Restore { checkpoint } => {
-                self.leave().await;
-                site.hypervisor.revert(&name, &site.snapshot_name(*checkpoint)).await?;
-                // A machine that was off at that time is booted next.
-                if ready::is_running(site, &name).await? {
-                    self.arrive(ready::reconnect(site, &job.machine, limit).await?);
-                }
-            }
+        match planned.operation {
+            Operation::Install => install::install(site, job).await,
+            Operation::Startup => self.boot(site, job).await,
+            Operation::Restore { checkpoint } => self.restore(site, job, checkpoint).await.map(drop),
             Operation::Discard { checkpoint } => {
-                site.hypervisor.delete_snapshot(&name, &site.snapshot_name(*checkpoint)).await?;
+                Ok(site.hypervisor.delete_snapshot(&name, &site.snapshot_name(checkpoint)).await?)
             }
-            Operation::Create { checkpoint } => self.create(site, job, *checkpoint).await?,
-            Operation::Phase { phase } => {
-                let guest = self.guest(site, job).await?;
-                let facts = match &self.facts {
-                    Some(facts) => facts.clone(),
-                    None => self.facts.insert(facts::probe(&*guest).await?).clone(),
-                };
-                steps::run_phase(site, job, *phase, &guest, &facts, &self.output).await?;
-            }
-            Operation::Shutdown => {
-                self.disconnect().await;
-                // There is none when installing it failed.
-                if site.hypervisor.domain(&name).await?.is_none() {
-                    return Ok(());
-                }
-                shut_down(site, &name).await?;
+            Operation::Create { checkpoint } => self.create(site, job, checkpoint).await,
+            Operation::Phase { phase } => self.phase(site, job, phase, planned.retry).await,
+            Operation::Shutdown => self.shut_down(site, &name).await,
+        }
+    }
+
+    async fn boot(&mut self, site: &Site, job: &MachineJob) -> Result<(), RunError> {
+        self.leave().await;
+        self.arrive(ready::boot(site, &job.machine, site.timeouts.connection).await?);
+        Ok(())
+    }
+
+    /// Goes back to a checkpoint. Gives whether the machine runs now: one that was off at that time is to be booted next.
+    async fn restore(
+        &mut self,
+        site: &Site,
+        job: &MachineJob,
+        checkpoint: Checkpoint,
+    ) -> Result<bool, RunError> {
+        self.leave().await;
+        let name = &job.machine.name;
+        site.hypervisor.revert(name, &site.snapshot_name(checkpoint)).await?;
+        let runs = ready::is_running(site, name).await?;
+        if runs {
+            self.arrive(ready::reconnect(site, &job.machine, site.timeouts.connection).await?);
+        }
+        Ok(runs)
+    }
+
+    /// Carries out a phase, again and again if it fails and the plan says so.
+    async fn phase(
+        &mut self,
+        site: &Site,
+        job: &MachineJob,
+        phase: Phase,
+        retry: Option<Retry>,
+    ) -> Result<(), RunError> {
+        let mut tried = 0;
+        loop {
+            let failed = match self.try_phase(site, job, phase).await {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            let Some(Retry { times, from }) = retry.filter(|retry| tried < retry.times) else {
+                return Err(failed);
+            };
+            tried += 1;
+            let retried = Retried { retry: tried, retries: times, causes: error::causes(&failed) };
+            site.events.emit(Event::PhaseRetried { machine: job.machine.name.clone(), phase, retried });
+            self.disconnect().await;
+            if let Some(checkpoint) = from
+                && !self.restore(site, job, checkpoint).await?
+            {
+                self.boot(site, job).await?;
             }
         }
-        Ok(())
+    }
+
+    async fn try_phase(&mut self, site: &Site, job: &MachineJob, phase: Phase) -> Result<(), RunError> {
+        let guest = self.guest(site, job).await?;
+        let facts = match &self.facts {
+            Some(facts) => facts.clone(),
+            None => self.facts.insert(facts::probe(&*guest).await?).clone(),
+        };
+        let work = phase::run(site, job, phase, &guest, &facts, &self.output);
+        match job.options.rules.of(phase).timeout {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work)
+                .await
+                .unwrap_or(Err(RunError::PhaseTimedOut { phase, limit })),
+        }
+    }
+
+    async fn shut_down(&mut self, site: &Site, name: &str) -> Result<(), RunError> {
+        self.disconnect().await;
+        // There is none when installing it failed.
+        if site.hypervisor.domain(name).await?.is_none() {
+            return Ok(());
+        }
+        shut_down(site, name).await
     }
 
     /// The guest, over the open connection; a new one when there is none (the machine ran already, and nothing was
@@ -198,7 +293,7 @@ impl Life {
             self.leave().await;
             shut_down(site, &machine.name).await?;
             site.hypervisor.create_snapshot(&machine.name, &snapshot).await?;
-            self.arrive(ready::boot(site, machine, site.timeouts.connection).await?);
+            self.boot(site, job).await?;
         } else {
             site.hypervisor.create_snapshot(&machine.name, &snapshot).await?;
         }

@@ -2,30 +2,33 @@
 
 mod error;
 mod event;
+mod existing;
 mod install;
 mod journal;
 mod local_storage;
 mod lock;
 mod machine;
 mod owner;
+mod phase;
 mod ready;
-mod steps;
 mod storage;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     num::NonZeroUsize,
     sync::{Arc, Mutex},
     time::Instant,
 };
 
 use camino::Utf8PathBuf;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::{Id, JoinSet};
+use tokio_util::sync::CancellationToken;
 
 pub use error::RunError;
-pub use event::{Event, EventSink, Failure, Level};
+pub use event::{Event, EventSink, Failure, Level, Retried};
+pub use existing::look;
 pub use install::{domain_inputs, remove};
 pub use journal::{Entry, Journal, JournalError, Leftover, Stage};
 pub use local_storage::LocalStorage;
@@ -39,21 +42,21 @@ use crate::{
     guest::Connector,
     hypervisor::Hypervisor,
     module::ResolvedSteps,
-    plan::{MachinePlan, Wanted},
+    plan::{Capacity, Demand, Existing, MachinePlan, Options, Schedule, Wanted},
 };
 
-/// Everything outside that a run touches.
+/// Everything outside that work on a machine touches.
 pub struct Site {
-    /// Where domains and snapshots are.
+    /// Where its domain and snapshots are.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// How guests are reached.
+    /// How its guest is reached.
     pub connector: Arc<dyn Connector>,
     /// Where images and disks are.
     pub storage: Arc<dyn Storage>,
     /// Who is told what happens.
     pub events: Arc<dyn EventSink>,
     /// The machines' locks.
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     /// Where it is written down what is about to be made.
     pub journal: Journal,
     /// The private half of farmhand's own login key.
@@ -64,8 +67,8 @@ pub struct Site {
     pub project: Project,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// The ports that this run has given to machines: those that it is about to define are not known to the hypervisor yet.
-    pub ports: Mutex<BTreeSet<u16>>,
+    /// The ports that this run has given to machines: those that it is about to define are not known to a hypervisor yet.
+    pub ports: Arc<Mutex<BTreeSet<u16>>>,
 }
 
 impl Site {
@@ -99,8 +102,16 @@ impl Site {
 pub struct MachineJob {
     /// The machine.
     pub machine: Machine,
+    /// Where it is.
+    pub site: Arc<Site>,
+    /// What it takes of its hypervisor.
+    pub demand: Demand,
     /// What to do.
     pub plan: MachinePlan,
+    /// What the hypervisor had of it when that was planned.
+    pub existing: Option<Existing>,
+    /// What the user lets the run do.
+    pub options: Options,
     /// What its checkpoints are recorded as.
     pub wanted: Wanted,
     /// The modules of its steps.
@@ -109,58 +120,112 @@ pub struct MachineJob {
     pub inputs: DomainInputs,
 }
 
+/// How a run goes about its machines.
+pub struct Orders {
+    /// Whose run it is.
+    pub project: Project,
+    /// Who is told what happens.
+    pub events: Arc<dyn EventSink>,
+    /// How many machines are worked on at once; as many as the hypervisors take when absent.
+    pub at_once: Option<NonZeroUsize>,
+    /// What each hypervisor has for the machines.
+    pub capacities: Vec<Capacity>,
+    /// After how many failed machines no further one is begun.
+    pub max_failures: Option<NonZeroUsize>,
+    /// When it is cancelled, the run ends gently: nothing further is begun, phases are ended, `terminate` and `shutdown` run.
+    pub stop: CancellationToken,
+}
+
 /// How a run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     /// How many machines passed.
     pub passed: usize,
     /// How many failed.
     pub failed: usize,
+    /// How many were not begun.
+    pub skipped: usize,
 }
 
-/// Carries out the plans of all machines, `jobs` of them at once. A machine's failure touches no other.
-pub async fn run(site: Arc<Site>, jobs: Vec<MachineJob>, at_once: Option<NonZeroUsize>) -> Summary {
+/// Carries out the plans of all machines. A machine's failure touches no other.
+pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
     let begun = Instant::now();
+    let Orders { project, events, at_once, capacities, max_failures, stop } = orders;
     let plans = jobs.iter().map(|job| job.plan.clone()).collect();
-    site.events.emit(Event::RunStarted { project: site.project.id.clone(), plans });
-    let places = Arc::new(Semaphore::new(at_once.map_or(Semaphore::MAX_PERMITS, NonZeroUsize::get)));
+    events.emit(Event::RunStarted { project: project.id, plans });
+    let demands: Vec<_> = jobs.iter().map(|job| job.demand).collect();
+    let mut schedule = Schedule::new(&demands, capacities, at_once);
+    let mut waiting: Vec<_> = jobs.into_iter().map(Some).collect();
     let mut tasks = JoinSet::new();
-    let mut names = std::collections::HashMap::new();
-    for job in jobs {
-        // A closed semaphore would mean no bound, never no run; it is not closed anywhere.
-        let place = places.clone().acquire_owned().await.ok();
-        let site = site.clone();
-        let name = job.machine.name.clone();
-        let task = tasks.spawn(async move {
-            let _place = place;
-            let begun = Instant::now();
-            let machine = job.machine.name.clone();
-            site.events.emit(Event::MachineStarted { machine: machine.clone() });
-            let failure = machine::run(&site, job).await;
-            let failed = failure.is_some();
-            site.events.emit(Event::MachineFinished {
-                machine,
-                failure,
-                seconds: begun.elapsed().as_secs_f64(),
-            });
-            failed
-        });
-        names.insert(task.id(), name);
+    let mut names: HashMap<Id, (usize, String)> = HashMap::new();
+    let mut summary = Summary::default();
+    let mut stopping = false;
+    loop {
+        let enough = max_failures.filter(|most| summary.failed >= most.get());
+        let reason = match enough {
+            _ if stopping => Some("the run was interrupted".to_owned()),
+            Some(most) => Some(format!("{most} failed, and no more may (max_failures)")),
+            None => None,
+        };
+        if let Some(reason) = reason {
+            for job in schedule.give_up().into_iter().filter_map(|machine| waiting[machine].take()) {
+                summary.skipped += 1;
+                events.emit(Event::MachineSkipped { machine: job.machine.name, reason: reason.clone() });
+            }
+        }
+        while let Some(machine) = schedule.begin() {
+            let Some(job) = waiting.get_mut(machine).and_then(Option::take) else { continue };
+            let name = job.machine.name.clone();
+            let task = tasks.spawn(work(job, stop.clone()));
+            names.insert(task.id(), (machine, name));
+        }
+        let ended = tokio::select! {
+            ended = tasks.join_next_with_id() => ended,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                events.emit(Event::Interrupted);
+                continue;
+            }
+        };
+        let (id, failed) = match ended {
+            None => break,
+            Some(Ok((id, failed))) => (id, failed),
+            Some(Err(error)) => {
+                // A bug of ours in one machine's work must not take the others along.
+                let machine = names.get(&error.id()).map(|(_, name)| name.clone()).unwrap_or_default();
+                let causes = vec![format!("farmhand itself failed: {error}")];
+                let failure = Failure {
+                    during: "run".to_owned(),
+                    step: None,
+                    causes,
+                    help: None,
+                    last_output: Vec::new(),
+                };
+                events.emit(Event::MachineFinished { machine, failure: Some(failure), seconds: 0.0 });
+                (error.id(), true)
+            }
+        };
+        if failed {
+            summary.failed += 1
+        } else {
+            summary.passed += 1
+        }
+        if let Some((machine, _)) = names.remove(&id) {
+            schedule.end(machine);
+        }
     }
-    let mut summary = Summary { passed: 0, failed: 0 };
-    while let Some(ended) = tasks.join_next().await {
-        let failed = ended.unwrap_or_else(|error| {
-            // A bug of ours in one machine's work must not take the others along.
-            let machine = names.get(&error.id()).cloned().unwrap_or_default();
-            let causes = vec![format!("farmhand itself failed: {error}")];
-            let failure =
-                Failure { during: "run".to_owned(), step: None, causes, help: None, last_output: Vec::new() };
-            site.events.emit(Event::MachineFinished { machine, failure: Some(failure), seconds: 0.0 });
-            true
-        });
-        if failed { summary.failed += 1 } else { summary.passed += 1 }
-    }
-    let Summary { passed, failed } = summary;
-    site.events.emit(Event::RunFinished { passed, failed, seconds: begun.elapsed().as_secs_f64() });
+    let Summary { passed, failed, skipped } = summary;
+    events.emit(Event::RunFinished { passed, failed, skipped, seconds: begun.elapsed().as_secs_f64() });
     summary
+}
+
+/// Works on one machine. Gives whether it failed.
+async fn work(job: MachineJob, stop: CancellationToken) -> bool {
+    let begun = Instant::now();
+    let (events, machine) = (job.site.events.clone(), job.machine.name.clone());
+    events.emit(Event::MachineStarted { machine: machine.clone() });
+    let failure = machine::run(job, &stop).await;
+    let failed = failure.is_some();
+    events.emit(Event::MachineFinished { machine, failure, seconds: begun.elapsed().as_secs_f64() });
+    failed
 }

@@ -1,16 +1,15 @@
 use std::{collections::HashMap, process::ExitCode};
 
 use clap::Args;
-use indicatif::{HumanBytes, HumanDuration};
+use indicatif::HumanBytes;
 use serde::Serialize;
 
 use super::full_name;
 use crate::{
-    base::SnapshotKind,
+    base::{SnapshotKind, in_words},
     cli::{
-        FarmArgs, print, print_json,
-        table::table,
-        workbench::{Planned, Workbench},
+        FarmArgs, planned::Planned, print, print_json, selection::Selection, table::table,
+        workbench::Workbench,
     },
     hypervisor::Snapshot,
     image,
@@ -23,8 +22,8 @@ use crate::{
 /// an internal one can't be told from others.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct List {
-    /// Only these machines.
-    machines: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
     /// Print them as JSON.
     #[arg(long)]
     json: bool,
@@ -49,12 +48,12 @@ struct Row {
 
 impl List {
     pub(in crate::cli) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let Planned { workbench, jobs } = Planned::new(args, &self.machines, false).await?;
+        let planned = Planned::look(args, &self.selection).await?;
         let now = jiff::Timestamp::now().as_second();
         let mut rows = Vec::new();
-        for job in jobs {
-            if let Some(existing) = workbench.existing(&job.machine.name).await? {
-                rows.extend(of_machine(&workbench, &job.plan, existing, now).await);
+        for machine in planned.machines() {
+            if let Some(existing) = &machine.existing {
+                rows.extend(of_machine(&planned.workbench, &machine.plan, existing, now).await);
             }
         }
         if self.json {
@@ -76,11 +75,11 @@ impl Row {
         };
         let key = self.key.as_deref().and_then(|key| key.get(..12)).unwrap_or_default().to_owned();
         let size = self.size.map(|size| HumanBytes(size).to_string()).unwrap_or_default();
-        [self.machine, self.snapshot, key, HumanDuration(age).to_string(), size, kind, self.checkpoint]
+        [self.machine, self.snapshot, key, in_words(age), size, kind, self.checkpoint]
     }
 }
 
-async fn of_machine(workbench: &Workbench, plan: &MachinePlan, existing: Existing, now: i64) -> Vec<Row> {
+async fn of_machine(workbench: &Workbench, plan: &MachinePlan, existing: &Existing, now: i64) -> Vec<Row> {
     let Existing { domain, snapshots } = existing;
     // libvirt does not tell what is inside of a disk.
     let inside = match domain.disks.first() {
@@ -101,7 +100,7 @@ async fn of_machine(workbench: &Workbench, plan: &MachinePlan, existing: Existin
             Verdict::Missing | Verdict::Unused => "unused".to_owned(),
         })
     };
-    let row = |snapshot: Snapshot| Row {
+    let row = |snapshot: &Snapshot| Row {
         machine: domain.name.clone(),
         key: CheckpointRecord::of(&snapshot.description).map(|record| record.key.hex()),
         created: jiff::Timestamp::from_second(snapshot.creation_time)
@@ -110,14 +109,14 @@ async fn of_machine(workbench: &Workbench, plan: &MachinePlan, existing: Existin
         age: now.saturating_sub(snapshot.creation_time),
         size: match snapshot.kind {
             SnapshotKind::Internal => inside.get(&snapshot.name).copied(),
-            SnapshotKind::External | SnapshotKind::Disk => allocated(&snapshot),
+            SnapshotKind::External | SnapshotKind::Disk => allocated(snapshot),
         },
         kind: snapshot.kind,
         memory: snapshot.live,
         checkpoint: verdict(&snapshot.name).unwrap_or_default(),
-        snapshot: snapshot.name,
+        snapshot: snapshot.name.clone(),
     };
-    snapshots.into_iter().map(row).collect()
+    snapshots.iter().map(row).collect()
 }
 
 /// What a snapshot's files occupy; `None` when one of them can't be looked at.

@@ -6,8 +6,17 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use miette::{IntoDiagnostic, miette};
 
-use super::{FarmArgs, print, workbench::Workbench};
-use crate::{base::Checkpoint, hypervisor::DomainState, run};
+use super::{
+    FarmArgs, print,
+    selection::Selection,
+    workbench::{Host, Workbench},
+};
+use crate::{
+    base::Checkpoint,
+    hypervisor::{DomainState, Hypervisor},
+    plan::Existing,
+    run,
+};
 
 /// List, revert to and delete snapshots of machines.
 #[derive(Debug, Subcommand)]
@@ -40,18 +49,21 @@ pub(super) struct Revert {
 
 impl Revert {
     async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let (workbench, snapshot) = find(args, &self.machine, &self.snapshot).await?;
-        workbench.locked(&self.machine, revert(&workbench, &self.machine, &snapshot)).await?;
+        let workbench = Workbench::open(args).await?;
+        let (Host { hypervisor, .. }, snapshot) = find(&workbench, &self.machine, &self.snapshot).await?;
+        let revert = revert(&**hypervisor, &self.machine, &snapshot);
+        workbench.locked(hypervisor, &self.machine, revert).await?;
         print(format!("{} is as it was at {snapshot}\n", self.machine));
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn revert(workbench: &Workbench, machine: &str, snapshot: &str) -> miette::Result<()> {
-    workbench.hypervisor.revert(machine, snapshot).await.into_diagnostic()?;
-    let running =
-        workbench.existing(machine).await?.is_some_and(|found| found.domain.state == DomainState::Running);
-    if running && let Err(refused) = run::synchronize_clock(&*workbench.hypervisor, machine).await {
+async fn revert(hypervisor: &dyn Hypervisor, machine: &str, snapshot: &str) -> miette::Result<()> {
+    hypervisor.revert(machine, snapshot).await.into_diagnostic()?;
+    let domain = hypervisor.domain(machine).await.into_diagnostic()?;
+    if domain.is_some_and(|domain| domain.state == DomainState::Running)
+        && let Err(refused) = run::synchronize_clock(hypervisor, machine).await
+    {
         eprintln!("the guest's clock shows the snapshot's time: {refused}");
     }
     Ok(())
@@ -68,23 +80,26 @@ pub(super) struct Delete {
 
 impl Delete {
     async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let (workbench, snapshot) = find(args, &self.machine, &self.snapshot).await?;
-        let delete =
-            async { workbench.hypervisor.delete_snapshot(&self.machine, &snapshot).await.into_diagnostic() };
-        workbench.locked(&self.machine, delete).await?;
+        let workbench = Workbench::open(args).await?;
+        let (Host { hypervisor, .. }, snapshot) = find(&workbench, &self.machine, &self.snapshot).await?;
+        let delete = async { hypervisor.delete_snapshot(&self.machine, &snapshot).await.into_diagnostic() };
+        workbench.locked(hypervisor, &self.machine, delete).await?;
         print(format!("{snapshot} of {} is deleted\n", self.machine));
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A machine's snapshot by its full or short name.
-async fn find(args: &FarmArgs, machine: &str, snapshot: &str) -> miette::Result<(Workbench, String)> {
-    let workbench = Workbench::open(args).await?;
-    workbench.select(&[machine.to_owned()])?;
-    let snapshots = workbench.existing(machine).await?.map(|existing| existing.snapshots).unwrap_or_default();
-    let full = full_name(&workbench, snapshot);
+/// A machine's snapshot by its full or short name, and the hypervisor that has it.
+async fn find<'a>(
+    workbench: &'a Workbench,
+    machine: &str,
+    snapshot: &str,
+) -> miette::Result<(&'a Host, String)> {
+    Selection::one(machine).of(&workbench.farm)?;
+    let (host, Existing { snapshots, .. }) = workbench.find_existing(machine).await?;
+    let full = full_name(workbench, snapshot);
     match snapshots.iter().find(|found| found.name == snapshot || found.name == full) {
-        Some(found) => Ok((workbench, found.name.clone())),
+        Some(found) => Ok((host, found.name.clone())),
         None => {
             let names: Vec<_> = snapshots.iter().map(|found| found.name.as_str()).collect();
             let help = if names.is_empty() {

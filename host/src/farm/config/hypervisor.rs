@@ -1,5 +1,8 @@
+use std::{collections::BTreeSet, num::NonZeroUsize};
+
 use serde::Deserialize;
 
+use super::Size;
 use crate::{
     base::{Problem, SourceFile},
     farm::yaml,
@@ -14,13 +17,37 @@ pub struct Hypervisor {
     /// Its connection URI; libvirt's own default when absent.
     #[serde(default)]
     pub uri: Option<String>,
+    /// What machines can ask for under `vm.metadata.hypervisor_labels`.
+    #[serde(default)]
+    pub labels: BTreeSet<String>,
+    /// How many machines it may run at once; no bound when absent.
+    #[serde(default)]
+    pub max_machines: Option<NonZeroUsize>,
+    /// How much memory all machines that it runs at once may have; what it has when absent.
+    #[serde(default)]
+    pub max_memory: Option<Size>,
+    /// How many virtual CPUs all machines that it runs at once may have; four for each of its own when absent.
+    #[serde(default)]
+    pub max_vcpus: Option<u32>,
 }
 
 impl Hypervisor {
     pub(super) fn check(all: &[Self], source: &SourceFile, problems: &mut Vec<Problem>) {
-        if all.len() > 1 {
-            let place = yaml::find(source, &["hypervisors".into(), 1.into()]);
-            problems.push(source.problem(place, "this version of farmhand takes one hypervisor for a farm"));
+        for (index, hypervisor) in all.iter().enumerate() {
+            let place = |key: &str| yaml::find(source, &["hypervisors".into(), index.into(), key.into()]);
+            let before = &all[..index];
+            if before.iter().any(|other| other.name == hypervisor.name) {
+                let message = format!("two hypervisors are named `{}`", hypervisor.name);
+                problems.push(source.problem(place("name"), message).help("give each a name of its own"));
+            }
+            if let Some(other) = before.iter().find(|other| other.uri == hypervisor.uri) {
+                let message = format!("`{}` is the same connection as `{}`", hypervisor.name, other.name);
+                let key = if hypervisor.uri.is_some() { "uri" } else { "name" };
+                problems.push(source.problem(place(key), message).help("name each hypervisor once"));
+            }
+            if hypervisor.max_vcpus == Some(0) {
+                problems.push(source.problem(place("max_vcpus"), "0 virtual CPUs run no machine"));
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ mod gate;
 mod hypervisor;
 mod limits;
 mod module;
+mod phase_rules;
 mod project;
 mod secret;
 mod selection;
@@ -19,6 +20,8 @@ pub use gate::Gate;
 pub use hypervisor::Hypervisor;
 pub use limits::{LimitsConfig, Size};
 pub use module::ModuleConfig;
+pub(in crate::farm) use phase_rules::span;
+pub use phase_rules::{PhaseRule, PhaseRules};
 pub use project::Project;
 pub use secret::{SecretSource, is_secret_name};
 pub(super) use selection::Pair;
@@ -34,7 +37,7 @@ use crate::base::{Problems, SourceFile};
 pub struct Config {
     /// Whose checkpoints these are.
     pub project: Project,
-    /// Where machines run. This version takes one.
+    /// Where machines run.
     #[serde(default)]
     pub hypervisors: Vec<Hypervisor>,
     /// A machine for each platform on each target.
@@ -52,6 +55,12 @@ pub struct Config {
     /// Which operations may be done; all of them when absent.
     #[serde(default)]
     pub allowed_phases: Option<BTreeSet<Gate>>,
+    /// What holds for each phase: how old its checkpoint may get, how long it may take, how often it is tried again.
+    #[serde(default)]
+    pub per_phase: PhaseRules,
+    /// After how many machines have failed no further one is begun; all are when absent.
+    #[serde(default)]
+    pub max_failures: Option<NonZeroUsize>,
     /// Seconds until a started machine must answer.
     #[serde(default = "timeouts::default_connection_timeout")]
     connection_timeout: u64,
@@ -91,6 +100,7 @@ impl Config {
         config.project.check(&source, &mut problems);
         Hypervisor::check(&config.hypervisors, &source, &mut problems);
         secret::check(&config.secrets, &source, &mut problems);
+        config.per_phase.check(&source, &mut problems);
         if config.pairs().is_empty() {
             let help = "name targets and platforms under `permutations`, or single machines under `list`";
             problems.push(source.problem(0..0, "the farm has no machines").help(help));
@@ -101,11 +111,6 @@ impl Config {
     /// All pairs of platform and target without doubles: the permutations first, then the list.
     pub(super) fn pairs(&self) -> Vec<Pair> {
         selection::pairs(self.permutations.as_ref(), &self.list)
-    }
-
-    /// The connection URI of the farm's hypervisor, if it names one.
-    pub fn hypervisor_uri(&self) -> Option<&str> {
-        self.hypervisors.first()?.uri.as_deref()
     }
 
     /// How long things may take.

@@ -11,6 +11,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     client::{Client, Notes},
@@ -33,6 +34,8 @@ const OPENING: Duration = Duration::from_secs(60);
 const BUSY: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long is waited, before a connection is ended, for commands that are being ended: TERM, KILL and their pauses.
+const ENDING: Duration = Duration::from_secs(12);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -48,6 +51,7 @@ pub(super) struct Link {
     login: Login,
     commands: Arc<Semaphore>,
     endings: Arc<Semaphore>,
+    being_ended: TaskTracker,
     // Dropped last, so that what the others have still to say is read.
     _keep_open: KeepOpen,
 }
@@ -65,6 +69,7 @@ impl Link {
             login,
             commands: Arc::new(Semaphore::new(COMMANDS)),
             endings: Arc::new(Semaphore::new(1)),
+            being_ended: TaskTracker::new(),
             _keep_open: keep_open,
         })
     }
@@ -100,6 +105,11 @@ impl Link {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// The commands that nobody waits for any more and that are being ended.
+    pub(super) fn being_ended(&self) -> &TaskTracker {
+        &self.being_ended
     }
 
     /// Leave to open a channel that ends a command.
@@ -154,6 +164,9 @@ impl Guest for SshGuest {
         self.link.notes.lock().end.get_or_insert_with(|| "it was closed".into());
         // Commands that wait for their turn are told as well.
         self.link.commands.close();
+        // Without a connection, what was given up would go on in the guest.
+        self.link.being_ended.close();
+        let _ = timeout(ENDING, self.link.being_ended.wait()).await;
         let goodbye = self.link.handle.disconnect(Disconnect::ByApplication, "", "");
         let _ = timeout(GOODBYE, goodbye).await;
     }

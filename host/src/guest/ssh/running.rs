@@ -137,7 +137,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let (Some(mut inner), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(async move { inner.end().await });
+            let link = inner.link.clone();
+            link.being_ended().spawn_on(async move { inner.end().await }, &runtime);
         }
     }
 }

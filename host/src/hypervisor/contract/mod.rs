@@ -55,6 +55,8 @@ async fn a_domain_is_defined_redefined_and_undefined(fixture: &dyn Fixture) {
         metadata: Some(metadata("1")),
         ssh_port: None,
         disks,
+        memory: domain.memory,
+        vcpus: 1,
     };
     assert_eq!(domain, expected);
     assert!(hypervisor.domains().await.unwrap().contains(&expected));

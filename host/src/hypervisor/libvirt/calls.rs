@@ -14,8 +14,8 @@ use virt::{
 use crate::{
     base::SnapshotKind,
     hypervisor::{
-        Domain, DomainLock, DomainMetadata, DomainState, Locked, METADATA_NAMESPACE, NewSnapshot, Snapshot,
-        domain_xml, lock_xml, snapshot_xml,
+        Capabilities, Domain, DomainLock, DomainMetadata, DomainState, Locked, METADATA_NAMESPACE,
+        NewSnapshot, Snapshot, capabilities_xml, domain_xml, lock_xml, snapshot_xml,
     },
 };
 
@@ -51,6 +51,13 @@ fn if_any<T>(result: Result<T, Error>, none: ErrorNumber) -> Result<Option<T>, F
         Err(error) if error.code() == none => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+pub(super) fn capabilities(connect: &Connect) -> Result<Capabilities, Fault> {
+    let (host_arch, guests) = capabilities_xml::read(&connect.get_capabilities()?).map_err(Fault::Answer)?;
+    let node = connect.get_node_info()?;
+    // libvirt says KiB.
+    Ok(Capabilities { host_arch, memory: node.memory >> 10, cpus: node.cpus, guests })
 }
 
 pub(super) fn lookup(connect: &Connect, name: &str) -> Result<VirtDomain, Fault> {

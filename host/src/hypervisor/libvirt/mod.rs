@@ -30,7 +30,7 @@ use self::{
 };
 use super::{
     Capabilities, Domain, DomainLock, DomainMetadata, Hypervisor, HypervisorError, Locked, NewSnapshot,
-    Snapshot, capabilities_xml, kvm,
+    Snapshot, kvm,
 };
 use crate::base::Dirs;
 
@@ -181,11 +181,7 @@ impl Hypervisor for Libvirt {
     async fn capabilities(&self) -> Result<Capabilities, HypervisorError> {
         let operation = "tell its capabilities";
         let capabilities = self.capabilities.get_or_try_init(async || {
-            let mut capabilities = self
-                .call(ASK_LIMIT, operation, |connect| {
-                    capabilities_xml::read(&connect.get_capabilities()?).map_err(Fault::Answer)
-                })
-                .await?;
+            let mut capabilities = self.call(ASK_LIMIT, operation, calls::capabilities).await?;
             if self.is_local() {
                 let session = self.uri.starts_with("qemu:///session");
                 let cache = Dirs::of_user().ok().map(|dirs| dirs.probes());

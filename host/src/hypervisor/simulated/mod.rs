@@ -84,6 +84,8 @@ struct State {
 pub struct Simulated {
     state: Arc<Mutex<State>>,
     changed: watch::Sender<()>,
+    /// Memory in MiB, and CPUs.
+    size: (u64, u32),
 }
 
 impl Default for Simulated {
@@ -93,10 +95,15 @@ impl Default for Simulated {
 }
 
 impl Simulated {
-    /// A hypervisor for `x86_64` guests without any domain.
+    /// A hypervisor for `x86_64` guests without any domain, with more memory and CPUs than any test needs.
     pub fn new() -> Self {
+        Self::of_size(1 << 30, 1 << 20)
+    }
+
+    /// A hypervisor with that much memory (MiB) and that many CPUs.
+    pub fn of_size(memory: u64, cpus: u32) -> Self {
         let state = State { time: 1_700_000_000, ..State::default() };
-        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) }
+        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()), size: (memory, cpus) }
     }
 
     /// The calls that were made up to now, in order, failed ones too.
@@ -379,7 +386,8 @@ impl Hypervisor for Simulated {
             domain_type: "qemu".to_owned(),
             emulator: "/usr/bin/qemu-system-x86_64".into(),
         };
-        Ok(Capabilities { host_arch: "x86_64".to_owned(), guests: vec![guest] })
+        let (memory, cpus) = self.size;
+        Ok(Capabilities { host_arch: "x86_64".to_owned(), memory, cpus, guests: vec![guest] })
     }
 
     async fn domains(&self) -> Result<Vec<Domain>, HypervisorError> {

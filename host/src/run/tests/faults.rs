@@ -117,7 +117,7 @@ async fn check(before: Before, trouble: Trouble, expected: &Undisturbed) -> Resu
     prop_assert_eq!(&world.state("b"), &expected.b);
     if let Some(summary) = ran.summary {
         let failed = usize::from(ran.ended("a").is_some());
-        prop_assert_eq!(summary, Summary { passed: 2 - failed, failed });
+        prop_assert_eq!(summary, Summary { passed: 2 - failed, failed, skipped: 0 });
     } else {
         prop_assert!(
             matches!(trouble, Trouble::Call(_, Fault::Hang)),
@@ -135,7 +135,7 @@ async fn check(before: Before, trouble: Trouble, expected: &Undisturbed) -> Resu
 
     world.fresh = false;
     let ran = world.up().await;
-    prop_assert_eq!(ran.summary, Some(Summary { passed: 2, failed: 0 }), "{:#?}", ran.events);
+    prop_assert_eq!(ran.summary, Some(Summary { passed: 2, failed: 0, skipped: 0 }), "{:#?}", ran.events);
     prop_assert_eq!(&world.state("a"), &expected.a);
     prop_assert_eq!(&world.state("b"), &expected.b);
     let both = BTreeSet::from(["a".to_owned(), "b".to_owned()]);

@@ -164,6 +164,8 @@ async fn disks_of_no_domain_are_orphans() {
         metadata: None,
         ssh_port: None,
         disks: vec![machines.join(disk)],
+        memory: 1024,
+        vcpus: 1,
     };
     let domains = [domain("domain", "elsewhere/disk"), domain("other", "renamed/disk0.qcow2")];
     assert_eq!(journal.orphans(&domains).unwrap(), ["lost"]);

@@ -134,7 +134,7 @@ async fn events_tell_the_whole_run() {
     assert!(
         matches!(&ran.events[0], Event::RunStarted { project, plans } if project == "p" && plans.len() == 1)
     );
-    assert!(matches!(ran.events.last(), Some(Event::RunFinished { passed: 1, failed: 0, .. })));
+    assert!(matches!(ran.events.last(), Some(Event::RunFinished { passed: 1, failed: 0, skipped: 0, .. })));
     let begun = ran.events.iter().filter(|event| matches!(event, Event::OperationStarted { .. })).count();
     let ended = ran.events.iter().filter(|event| matches!(event, Event::OperationFinished { .. })).count();
     assert_eq!((begun, ended), (FIRST.len(), FIRST.len()));

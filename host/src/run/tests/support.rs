@@ -12,23 +12,27 @@ use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::modules::Modules;
 use crate::{
     base::{Checkpoint, Digest, Login, Phase},
-    farm::{Farm, Gate, Machine},
+    farm::{DomainType, Farm, Gate, Machine, PhaseRules},
     guest::{
         Connection, Connector, Endpoint, GuestError,
         simulated::{Answer, SimulatedConnector, SimulatedGuest},
     },
     hypervisor::{DomainState, Hypervisor as _, Snapshot, simulated::Simulated},
     image::{Format, ImageError},
-    plan::{self, Existing, Operation, Options, Origin, Wanted},
+    plan::{self, Capacity, Demand, Operation, Options, Origin, Placed, Wanted},
     run::{
-        Event, Failure, Fetched, Journal, Locks, MachineJob, ProgressInWords, Site, Storage, StorageError,
-        Summary, domain_inputs, run,
+        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, ProgressInWords, Site,
+        Storage, StorageError, Summary, domain_inputs, look, run,
     },
 };
+
+/// The time of a test's runs: what the simulated hypervisor does comes shortly before it.
+const NOW: i64 = 1_700_100_000;
 
 type Act = Box<dyn Fn(&Simulated, &SimulatedGuest) + Send + Sync>;
 
@@ -44,11 +48,21 @@ pub(super) struct World {
     pub(super) allowed: BTreeSet<Gate>,
     pub(super) fresh: bool,
     pub(super) at_once: Option<NonZeroUsize>,
+    pub(super) rules: PhaseRules,
+    pub(super) max_failures: Option<NonZeroUsize>,
+    pub(super) capacity: Capacity,
+    /// Cancelled by a test to interrupt the run.
+    pub(super) stop: CancellationToken,
 }
 
 impl World {
     /// A farm of machines of these names, none of which exists yet.
     pub(super) fn new<const N: usize>(names: [&str; N]) -> Self {
+        Self::of(&names.map(str::to_owned))
+    }
+
+    /// As [`Self::new`].
+    pub(super) fn of(names: &[String]) -> Self {
         // In memory: the journal waits for what it writes to be on the disk.
         let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let write = |path: &str, text: &str| {
@@ -80,7 +94,7 @@ impl World {
         }
         let farm = Farm::load(Utf8Path::from_path(folder.path()).unwrap()).unwrap();
         let hypervisor = Simulated::new();
-        let guests = names.into_iter().map(|name| (name.to_owned(), guest())).collect();
+        let guests = names.iter().map(|name| (name.clone(), guest())).collect();
         Self {
             folder,
             farm,
@@ -92,6 +106,10 @@ impl World {
             allowed: Gate::all().collect(),
             fresh: false,
             at_once: None,
+            rules: PhaseRules::default(),
+            max_failures: None,
+            capacity: Capacity::UNBOUNDED,
+            stop: CancellationToken::new(),
         }
     }
 
@@ -129,29 +147,50 @@ impl World {
         self.acts.lock().unwrap().push((machine.to_owned(), operation.to_owned(), Box::new(act)));
     }
 
+    /// What the user lets the run do.
+    pub(super) fn options(&self) -> Options {
+        Options { allowed: self.allowed.clone(), fresh: self.fresh, rules: self.rules.clone(), now: NOW }
+    }
+
     /// Plans as the command line does.
     pub(super) async fn plan(&self) -> Vec<MachineJob> {
         let capabilities = self.hypervisor.capabilities().await.unwrap();
-        let options = Options { allowed: self.allowed.clone(), fresh: self.fresh };
+        let guest = capabilities.guests[0].clone();
+        let placed = Placed { hypervisor: 0, domain_type: DomainType::Qemu, guest };
+        let options = self.options();
+        let site = self.site(Arc::new(|_: Event| {}));
         let mut jobs = Vec::new();
         for (name, machine) in &self.farm.machines {
-            let inputs = domain_inputs(machine, &capabilities, None).unwrap();
+            let inputs = domain_inputs(machine, &placed, None);
             let shape = machine.template().shape(machine, &inputs).unwrap();
             let steps = self.modules.resolve(machine);
             let wanted = Wanted::new(Origin { shape, resources: self.images.known(machine) }, &steps);
-            let existing = match self.hypervisor.domain(name).await.unwrap() {
-                Some(domain) => {
-                    Some(Existing { domain, snapshots: self.hypervisor.snapshots(name).await.unwrap() })
-                }
-                None => None,
-            };
+            let existing = look(&self.hypervisor, name).await.unwrap();
             let project = &self.farm.config.project;
             let plan = plan::plan(name, project, &wanted, existing.as_ref(), &options).unwrap();
-            jobs.push(MachineJob { machine: machine.clone(), plan, wanted, steps, inputs });
+            let (machine, site, options) = (machine.clone(), site.clone(), options.clone());
+            let demand = Demand { hypervisor: 0, memory: machine.ram, vcpus: machine.vcpus };
+            jobs.push(MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs });
         }
         self.hypervisor.clear_calls();
         self.modules.clear_calls();
         jobs
+    }
+
+    fn site(&self, events: Arc<dyn EventSink>) -> Arc<Site> {
+        Arc::new(Site {
+            hypervisor: Arc::new(self.hypervisor.clone()),
+            connector: Arc::new(Wires { hypervisor: self.hypervisor.clone(), guests: self.guests.clone() }),
+            storage: self.images.clone(),
+            events,
+            locks: Arc::new(Locks::new(self.locks())),
+            journal: self.journal(),
+            login_key: "/no/key".into(),
+            record: None,
+            project: self.farm.config.project.clone(),
+            timeouts: self.farm.config.timeouts(),
+            ports: Arc::default(),
+        })
     }
 
     /// Carries plans out. A run that has not ended in two hours is killed.
@@ -162,7 +201,7 @@ impl World {
             let (hypervisor, guests) = (self.hypervisor.clone(), self.guests.clone());
             move |event: Event| {
                 events.lock().unwrap().push(event.clone());
-                let Event::OperationStarted { machine, operation } = event else { return };
+                let Event::OperationStarted { machine, operation, .. } = event else { return };
                 let guest = &guests[&machine];
                 if matches!(operation, Operation::Restore { .. }) {
                     guest.disconnect();
@@ -175,22 +214,20 @@ impl World {
                 }
             }
         };
-        let site = Site {
-            hypervisor: Arc::new(self.hypervisor.clone()),
-            connector: Arc::new(Wires { hypervisor: self.hypervisor.clone(), guests: self.guests.clone() }),
-            storage: self.images.clone(),
-            events: Arc::new(record),
-            locks: Locks::new(self.locks()),
-            journal: self.journal(),
-            login_key: "/no/key".into(),
-            record: None,
+        let events_sink: Arc<dyn EventSink> = Arc::new(record);
+        let site = self.site(events_sink.clone());
+        let jobs = jobs.into_iter().map(|job| MachineJob { site: site.clone(), ..job }).collect();
+        let orders = Orders {
             project: self.farm.config.project.clone(),
-            timeouts: self.farm.config.timeouts(),
-            ports: Default::default(),
+            events: events_sink,
+            at_once: self.at_once,
+            capacities: vec![self.capacity],
+            max_failures: self.max_failures,
+            stop: self.stop.clone(),
         };
         // All steps' timeouts together are less.
         let long = Duration::from_secs(2 * 3600);
-        let summary = tokio::time::timeout(long, run(Arc::new(site), jobs, self.at_once)).await.ok();
+        let summary = tokio::time::timeout(long, run(orders, jobs)).await.ok();
         // Tasks of a run that was killed go away when they are next looked at.
         tokio::task::yield_now().await;
         let events = events.lock().unwrap().clone();
@@ -207,7 +244,7 @@ impl World {
     pub(super) async fn passes(&self) -> Ran {
         let ran = self.up().await;
         let passed = self.farm.machines.len();
-        assert_eq!(ran.summary, Some(Summary { passed, failed: 0 }), "{:#?}", ran.events);
+        assert_eq!(ran.summary, Some(Summary { passed, ..Summary::default() }), "{:#?}", ran.events);
         ran
     }
 
@@ -266,7 +303,7 @@ impl Ran {
     /// The operations of a machine that were begun.
     pub(super) fn operations(&self, machine: &str) -> Vec<String> {
         let operation = |event: &Event| match event {
-            Event::OperationStarted { machine: of, operation } if of == machine => {
+            Event::OperationStarted { machine: of, operation, .. } if of == machine => {
                 Some(operation.to_string())
             }
             _ => None,

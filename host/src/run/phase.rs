@@ -6,18 +6,18 @@ use std::{
     time::Instant,
 };
 
-use super::{Event, EventSink, Level, MachineJob, RunError, Site};
+use super::{Event, EventSink, Level, MachineJob, Retried, RunError, Site, error};
 use crate::{
     base::Phase,
     guest::{Facts, Guest, Stream},
-    module::{self, Call, Context, ModuleLog},
+    module::{self, Call, Context, ModuleLog, ResolvedStep},
 };
 
 /// How many lines of output a failure shows.
 const LAST_OUTPUT: usize = 20;
 
 /// Carries out a phase.
-pub(super) async fn run_phase(
+pub(super) async fn run(
     site: &Site,
     job: &MachineJob,
     phase: Phase,
@@ -38,39 +38,23 @@ pub(super) async fn run_phase(
             name: name.clone(),
         });
         let begun = Instant::now();
-        output.clear();
-        let call = Call {
-            context: Context {
-                phase,
-                platform: machine.platform().to_owned(),
-                target: machine.target().to_owned(),
-                machine: machine.name.clone(),
-                settings: step.step.with.clone(),
-                r#become: step.step.r#become,
-            },
-            guest: guest.clone(),
-            facts: facts.clone(),
-            grants: step.grants.clone(),
-            log: Arc::new(MachineLog {
-                machine: machine.name.clone(),
-                events: site.events.clone(),
-                last_output: output.clone(),
-            }),
-            secrets: step.secrets.clone(),
-            limits: step.limits.clone(),
-            artifacts: None,
-            record: site.record.as_ref().map(|folder| {
-                folder
-                    .join(&machine.name)
-                    .join(format!("{phase}-{index}-{}.json", step.module.identity().name))
-            }),
-            timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),
+        let mut tried = 0;
+        let outcome = loop {
+            output.clear();
+            let call = call(site, job, phase, (index, step), guest, facts, output);
+            let error = match step.module.run(call).await {
+                Ok(outcome) => break outcome,
+                Err(source) => RunError::Step { step: name.clone(), source: Box::new(source) },
+            };
+            if tried == step.step.retries {
+                return Err(error);
+            }
+            tried += 1;
+            let retried = Retried { retry: tried, retries: step.step.retries, causes: error::causes(&error) };
+            let (machine, name) = (machine.name.clone(), name.clone());
+            site.events.emit(Event::StepRetried { machine, phase, index, name, retried });
+            tokio::time::sleep(step.step.delay).await;
         };
-        let outcome = step
-            .module
-            .run(call)
-            .await
-            .map_err(|source| RunError::Step { step: name.clone(), source: Box::new(source) })?;
         site.events.emit(Event::StepFinished {
             machine: machine.name.clone(),
             phase,
@@ -82,6 +66,44 @@ pub(super) async fn run_phase(
         });
     }
     Ok(())
+}
+
+/// One call of a step's module.
+fn call(
+    site: &Site,
+    job: &MachineJob,
+    phase: Phase,
+    (index, step): (usize, &ResolvedStep),
+    guest: &Arc<dyn Guest>,
+    facts: &Facts,
+    output: &Arc<LastOutput>,
+) -> Call {
+    let machine = &job.machine;
+    Call {
+        context: Context {
+            phase,
+            platform: machine.platform().to_owned(),
+            target: machine.target().to_owned(),
+            machine: machine.name.clone(),
+            settings: step.step.with.clone(),
+            r#become: step.step.r#become,
+        },
+        guest: guest.clone(),
+        facts: facts.clone(),
+        grants: step.grants.clone(),
+        log: Arc::new(MachineLog {
+            machine: machine.name.clone(),
+            events: site.events.clone(),
+            last_output: output.clone(),
+        }),
+        secrets: step.secrets.clone(),
+        limits: step.limits.clone(),
+        artifacts: None,
+        record: site.record.as_ref().map(|folder| {
+            folder.join(&machine.name).join(format!("{phase}-{index}-{}.json", step.module.identity().name))
+        }),
+        timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),
+    }
 }
 
 /// Turns what a module has to say into events.

@@ -1,0 +1,286 @@
+//! Plans for the farm's machines, with all input checked before.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use camino::Utf8PathBuf;
+use clap::Args;
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
+use indexmap::IndexMap;
+use miette::{IntoDiagnostic, miette};
+
+use super::{
+    FarmArgs,
+    selection::Selection,
+    workbench::{Host, Workbench, dirs},
+};
+use crate::{
+    base::Phase,
+    farm::{Farm, Gate, Machine},
+    guest::keypair::{self, PublicKeyLine},
+    hypervisor::{Domain, DomainState, libvirt::default_uri},
+    module::{self, Engine, Library, Limits, ResolvedSteps},
+    plan::{self, Candidate, Capacity, Demand, Existing, GateChoice, Need, Options, Origin, Placed, Wanted},
+    run::{EventSink, MachineJob, Storage, domain_inputs},
+};
+
+/// Memory that is left to the hypervisor itself, in MiB: what OpenStack's scheduler reserves, too.
+const RESERVED_MEMORY: u64 = 512;
+
+/// Virtual CPUs for each CPU of a hypervisor, as OpenStack's scheduler allots them at first.
+const VCPUS_PER_CPU: u32 = 4;
+
+/// How many machines are looked at at once.
+const LOOKS: usize = 8;
+
+/// Which machines, and how much of their lives.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) selection: Selection,
+    /// Install the machines anew, whatever exists.
+    #[arg(long)]
+    pub(super) fresh: bool,
+    /// Do only these operations, e.g. `startup,main`; the names are those of `allowed_phases` in farm.yaml.
+    #[arg(long, value_name = "OPERATION", value_delimiter = ',', value_parser = gate)]
+    only: Vec<Gate>,
+    /// Leave these operations out, e.g. `shutdown`.
+    #[arg(long, value_name = "OPERATION", value_delimiter = ',', value_parser = gate)]
+    skip: Vec<Gate>,
+    /// Begin with this phase: it and those after it are done again, whatever checkpoints there are of them.
+    #[arg(long, value_name = "PHASE", value_parser = phase)]
+    from: Option<Phase>,
+    /// End with this phase and its checkpoint; the machine is shut down after it.
+    #[arg(long, value_name = "PHASE", value_parser = phase)]
+    until: Option<Phase>,
+}
+
+fn gate(text: &str) -> Result<Gate, String> {
+    Gate::try_from(text.to_owned())
+}
+
+fn phase(text: &str) -> Result<Phase, String> {
+    let names = || Phase::ALL.map(Phase::name).join(", ");
+    Phase::ALL
+        .into_iter()
+        .find(|phase| phase.name() == text)
+        .ok_or_else(|| format!("expected one of {}", names()))
+}
+
+impl PlanArgs {
+    fn options(&self, farm: &Farm) -> miette::Result<Options> {
+        let Self { fresh, only, skip, from, until, .. } = self.clone();
+        let choice = GateChoice { only, skip, from, until };
+        Ok(Options {
+            allowed: choice.of(&farm.config.allowed()).into_diagnostic()?,
+            fresh,
+            rules: farm.config.per_phase.clone(),
+            now: jiff::Timestamp::now().as_second(),
+        })
+    }
+}
+
+/// A farm whose files, phase modules and grants are all in order, and what is wanted of its machines.
+pub(super) struct Planned {
+    pub(super) workbench: Workbench,
+    /// What each hypervisor has for the machines.
+    pub(super) capacities: Vec<Capacity>,
+    machines: Vec<PlannedMachine>,
+}
+
+/// A machine, where it goes, and what is to be done with it.
+pub(super) struct PlannedMachine {
+    pub(super) machine: Machine,
+    /// Its place among the workbench's hosts.
+    pub(super) host: usize,
+    pub(super) existing: Option<Existing>,
+    pub(super) options: Options,
+    pub(super) wanted: Wanted,
+    pub(super) plan: plan::MachinePlan,
+    inputs: crate::farm::DomainInputs,
+    steps: ResolvedSteps,
+}
+
+impl Planned {
+    /// Checks everything that can be checked without touching a machine, then plans.
+    pub(super) async fn new(args: &FarmArgs, plan: &PlanArgs) -> miette::Result<Self> {
+        let farm = Farm::load(&args.farm)?;
+        let options = plan.options(&farm)?;
+        Self::with(args, farm, &plan.selection, &options).await
+    }
+
+    /// As [`Self::new`], for commands that only look: as if every operation were allowed.
+    pub(super) async fn look(args: &FarmArgs, selection: &Selection) -> miette::Result<Self> {
+        let farm = Farm::load(&args.farm)?;
+        let options = Options { allowed: Gate::all().collect(), ..PlanArgs::default().options(&farm)? };
+        Self::with(args, farm, selection, &options).await
+    }
+
+    async fn with(
+        args: &FarmArgs,
+        farm: Farm,
+        selection: &Selection,
+        options: &Options,
+    ) -> miette::Result<Self> {
+        let dirs = dirs()?;
+        let engine = Engine::new(Some(dirs.modules()), Limits::default().with(&farm.config.limits))
+            .into_diagnostic()?;
+        let library = Library::new(engine, module::default_folders());
+        let selected: Vec<_> = selection.of(&farm)?.into_iter().map(|machine| machine.name.clone()).collect();
+        let steps = library.resolve_farm(&farm, &selected).await?;
+        let workbench = Workbench::connect(args, farm).await?;
+        let hosts = try_join_all(workbench.hosts.iter().map(|host| look_around(host, &selected))).await?;
+        let (candidates, domains): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
+        let placed = place(args, &workbench, &selected, &candidates)?;
+        let capacities = candidates.into_iter().map(|candidate| candidate.capacity).collect();
+        let machines = workbench.plan(placed, &domains, steps, options).await?;
+        Ok(Self { workbench, capacities, machines })
+    }
+
+    /// The machines, in the farm's order.
+    pub(super) fn machines(&self) -> &[PlannedMachine] {
+        &self.machines
+    }
+
+    /// What a run is to do.
+    pub(super) fn into_jobs(
+        self,
+        events: &Arc<dyn EventSink>,
+        record: Option<&Utf8PathBuf>,
+    ) -> miette::Result<Vec<MachineJob>> {
+        let Self { workbench, machines, .. } = self;
+        let site = |host| workbench.site(host, events.clone(), record.cloned());
+        let sites: Vec<_> = workbench.hosts.iter().map(site).collect();
+        let job = |planned: PlannedMachine| {
+            let PlannedMachine { machine, host, existing, options, wanted, plan, inputs, mut steps } =
+                planned;
+            steps.read_secrets(&workbench.farm)?;
+            let demand = Demand { hypervisor: host, memory: machine.ram, vcpus: machine.vcpus };
+            let site = sites[host].clone();
+            Ok(MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs })
+        };
+        machines.into_iter().map(job).collect()
+    }
+}
+
+/// What a hypervisor can run and has.
+async fn look_around(
+    host: &Host,
+    selected: &[String],
+) -> miette::Result<(Candidate, BTreeMap<String, Domain>)> {
+    let (capabilities, domains) =
+        futures::future::try_join(host.hypervisor.capabilities(), host.hypervisor.domains())
+            .await
+            .into_diagnostic()?;
+    // What runs there already, and not for this run, takes its share.
+    let others = domains.iter().filter(|domain| {
+        matches!(domain.state, DomainState::Running | DomainState::Paused) && !selected.contains(&domain.name)
+    });
+    let taken: u64 = others.map(|domain| domain.memory).sum();
+    let config = &host.config;
+    let capacity = Capacity {
+        machines: config.max_machines,
+        memory: config.max_memory.map_or_else(
+            || capabilities.memory.saturating_sub(RESERVED_MEMORY).saturating_sub(taken),
+            |size| u64::try_from(size.get()).unwrap_or(u64::MAX) >> 20,
+        ),
+        vcpus: config.max_vcpus.unwrap_or_else(|| capabilities.cpus.saturating_mul(VCPUS_PER_CPU)),
+    };
+    let candidate = Candidate {
+        name: config.name.clone(),
+        uri: host.uri.clone(),
+        labels: config.labels.clone(),
+        capabilities,
+        capacity,
+        domains: domains.iter().map(|domain| domain.name.clone()).collect(),
+    };
+    Ok((candidate, domains.into_iter().map(|domain| (domain.name.clone(), domain)).collect()))
+}
+
+/// Where each machine goes. All that can go nowhere are told at once.
+fn place(
+    args: &FarmArgs,
+    workbench: &Workbench,
+    selected: &[String],
+    candidates: &[Candidate],
+) -> miette::Result<Vec<(Machine, Placed)>> {
+    let farm = &workbench.farm;
+    let need = |name: &String| {
+        let machine = &farm.machines[name];
+        let connection = match &machine.connection {
+            // The command line says where everything goes.
+            _ if args.connect.is_some() => None,
+            Some(uri) => Some(uri.clone()),
+            // Hypervisors that only machines name are for those machines.
+            None if farm.config.hypervisors.is_empty() => Some(default_uri()),
+            None => None,
+        };
+        Need {
+            machine: name.clone(),
+            arch: machine.arch.clone(),
+            domain_type: machine.domain_type,
+            labels: machine.hypervisor_labels.clone(),
+            connection,
+            memory: machine.ram,
+            vcpus: machine.vcpus,
+        }
+    };
+    let needs: Vec<_> = selected.iter().map(need).collect();
+    let mut placed = Vec::new();
+    let mut errors = Vec::new();
+    for (name, result) in selected.iter().zip(plan::place(&needs, candidates)) {
+        match result {
+            Ok(found) => placed.push((farm.machines[name].clone(), found)),
+            Err(error) => errors.push(error.to_string()),
+        }
+    }
+    if errors.is_empty() { Ok(placed) } else { Err(miette!("{}", errors.join("\n"))) }
+}
+
+impl Workbench {
+    async fn plan(
+        &self,
+        placed: Vec<(Machine, Placed)>,
+        domains: &[BTreeMap<String, Domain>],
+        mut steps: IndexMap<String, ResolvedSteps>,
+        options: &Options,
+    ) -> miette::Result<Vec<PlannedMachine>> {
+        let needs_key = placed.iter().any(|(machine, _)| machine.needs_login_key());
+        let login_key = match needs_key {
+            true => Some(keypair::ensure_login_key(&self.dirs.login_key()).into_diagnostic()?),
+            false => None,
+        };
+        let login_key = login_key.as_ref().map(PublicKeyLine::as_str);
+        let storage = &self.storage();
+        let plan = |(machine, placed): (Machine, Placed)| {
+            let steps = steps.swap_remove(&machine.name).unwrap_or_default();
+            async move {
+                let name = &machine.name;
+                let inputs = domain_inputs(&machine, &placed, login_key);
+                let shape = machine.template().shape(&machine, &inputs)?;
+                let existing = match domains[placed.hypervisor].get(name) {
+                    Some(domain) => Some(Existing {
+                        domain: domain.clone(),
+                        snapshots: self.hosts[placed.hypervisor]
+                            .hypervisor
+                            .snapshots(name)
+                            .await
+                            .into_diagnostic()?,
+                    }),
+                    None => None,
+                };
+                // What a machine was installed from matters only when there is one.
+                let resources = match existing {
+                    Some(_) => storage.identify(&machine).await,
+                    None => storage.known(&machine),
+                };
+                let wanted = Wanted::new(Origin { shape, resources }, &steps);
+                let project = &self.farm.config.project;
+                let plan =
+                    plan::plan(name, project, &wanted, existing.as_ref(), options).into_diagnostic()?;
+                let (host, options) = (placed.hypervisor, options.clone());
+                Ok(PlannedMachine { machine, host, existing, options, wanted, plan, inputs, steps })
+            }
+        };
+        stream::iter(placed).map(plan).buffered(LOOKS).try_collect().await
+    }
+}
