@@ -105,6 +105,19 @@ impl Answer {
     }
 }
 
+/// How a command in a simulated guest goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestFault {
+    /// It does nothing and exits with status 1.
+    Fail,
+    /// It never ends by itself.
+    Hang,
+    /// It does nothing and says that all went well.
+    Pretend,
+    /// All connections break instead of an answer.
+    Disconnect,
+}
+
 type Matches = Box<dyn Fn(&Command) -> bool + Send + Sync>;
 type Answers = Arc<dyn Fn(&Command, &mut Files) -> Answer + Send + Sync>;
 
@@ -126,7 +139,8 @@ struct State {
     connections: usize,
     refuse_connections: usize,
     refuse_become: Option<String>,
-    disconnect_at: Option<usize>,
+    /// Faults, and how many commands are spared before each meets one.
+    faults: Vec<(usize, GuestFault)>,
 }
 
 impl Default for SimulatedGuest {
@@ -149,7 +163,7 @@ impl SimulatedGuest {
             connections: 0,
             refuse_connections: 0,
             refuse_become: None,
-            disconnect_at: None,
+            faults: vec![],
         };
         let guest = Self { state: Arc::new(Mutex::new(state)), generation: Arc::new(watch::Sender::new(0)) };
         guest.set_facts(&Facts {
@@ -226,7 +240,22 @@ impl SimulatedGuest {
 
     /// The command number `count` from now on (0 is the next one) breaks all connections instead of being answered.
     pub fn disconnect_at(&self, count: usize) {
-        self.state().disconnect_at = Some(count);
+        self.inject(count, GuestFault::Disconnect);
+    }
+
+    /// The command number `count` from now on (0 is the next one) goes wrong.
+    pub fn inject(&self, count: usize, fault: GuestFault) {
+        self.state().faults.push((count, fault));
+    }
+
+    /// Forgets the faults that have not met a command yet.
+    pub fn clear_faults(&self) {
+        self.state().faults.clear();
+    }
+
+    /// Faults that have not met a command yet.
+    pub fn faults_left(&self) -> usize {
+        self.state().faults.len()
     }
 
     /// Breaks all connections, as a revert does.
@@ -262,11 +291,16 @@ impl SimulatedGuest {
     fn answer(&self, command: &Command) -> Answer {
         let mut state = self.state();
         state.calls.push(command.clone());
-        let count = state.disconnect_at.take();
-        if count == Some(0) {
-            return Answer::disconnect();
+        let met = state.faults.iter().position(|(spared, _)| *spared == 0);
+        let met = met.map(|index| state.faults.remove(index));
+        state.faults.iter_mut().for_each(|(spared, _)| *spared = spared.saturating_sub(1));
+        match met {
+            Some((_, GuestFault::Fail)) => return Answer::status(1),
+            Some((_, GuestFault::Hang)) => return Answer::hang(),
+            Some((_, GuestFault::Pretend)) => return Answer::ok(),
+            Some((_, GuestFault::Disconnect)) => return Answer::disconnect(),
+            None => {}
         }
-        state.disconnect_at = count.map(|count| count - 1);
         let handler = state
             .handlers
             .iter()

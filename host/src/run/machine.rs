@@ -1,6 +1,10 @@
 //! The life of one machine: its plan, operation by operation.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +20,9 @@ use crate::{
     hypervisor::NewSnapshot,
     plan::{self, Operation, Planned, Retry},
 };
+
+/// How long a guest may take to write out what its file systems hold back.
+const SYNC_LIMIT: Duration = Duration::from_secs(5 * 60);
 
 /// Carries out a machine's plan while it is locked. Gives the first failure, if there was one.
 pub(super) async fn run(job: MachineJob, stop: &CancellationToken) -> Option<Failure> {
@@ -277,7 +284,8 @@ impl Life {
         checkpoint: Checkpoint,
     ) -> Result<(), RunError> {
         let guest = self.guest(site, job).await?;
-        let exit = guest.exec(&Command::new(["sync"]), &mut |_: Stream, _: &[u8]| {}).await?;
+        let sync = Command { timeout: Some(SYNC_LIMIT), ..Command::new(["sync"]) };
+        let exit = guest.exec(&sync, &mut |_: Stream, _: &[u8]| {}).await?;
         if !exit.success() {
             return Err(GuestError::Disconnected(format!("`sync` ended with {exit}")).into());
         }

@@ -106,6 +106,14 @@ impl Simulated {
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()), size: (memory, cpus) }
     }
 
+    /// Another hypervisor that has the same machines, without faults: what happens to one does not happen to the other.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let state = self.state();
+        let state = State { machines: state.machines.clone(), time: state.time, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()), size: self.size }
+    }
+
     /// The calls that were made up to now, in order, failed ones too.
     pub fn calls(&self) -> Vec<Call> {
         self.state().calls.clone()

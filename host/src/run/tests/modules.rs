@@ -34,6 +34,8 @@ pub(super) enum Behaviour {
 #[derive(Default)]
 struct State {
     behaviours: HashMap<(String, Phase), Behaviour>,
+    /// How often a behaviour is still shown; always when absent.
+    times: HashMap<(String, Phase), usize>,
     editions: HashMap<Phase, u32>,
     calls: Vec<(String, Phase)>,
     busy: usize,
@@ -51,6 +53,12 @@ impl Modules {
         Arc::new(Self { state: Mutex::default(), hypervisor })
     }
 
+    /// The same modules, whose behaviour is their own.
+    pub(super) fn fork(&self, hypervisor: Simulated) -> Arc<Self> {
+        let state = State { editions: self.state().editions.clone(), ..State::default() };
+        Arc::new(Self { state: Mutex::new(state), hypervisor })
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -60,9 +68,16 @@ impl Modules {
         self.state().behaviours.insert((machine.to_owned(), phase), behaviour);
     }
 
+    /// From now on a phase of a machine goes wrong so often, and then well.
+    pub(super) fn set_for(&self, machine: &str, phase: Phase, behaviour: Behaviour, times: usize) {
+        self.set(machine, phase, behaviour);
+        self.state().times.insert((machine.to_owned(), phase), times);
+    }
+
     /// All phases go well again.
     pub(super) fn mend(&self) {
         self.state().behaviours.clear();
+        self.state().times.clear();
     }
 
     /// Replaces the module of a phase by its next edition: it has another digest and writes other things to the disk.
@@ -133,7 +148,12 @@ impl StandIn {
     fn begin(&self, machine: &str) -> (Busy<'_>, Option<Behaviour>) {
         let mut state = self.modules.state();
         let key = (machine.to_owned(), self.phase);
-        let behaviour = state.behaviours.get(&key).copied();
+        let shown = state.times.get_mut(&key).is_none_or(|times| {
+            let shown = *times > 0;
+            *times = times.saturating_sub(1);
+            shown
+        });
+        let behaviour = state.behaviours.get(&key).copied().filter(|_| shown);
         state.calls.push(key);
         state.busy += 1;
         state.most_busy = state.most_busy.max(state.busy);
@@ -167,7 +187,8 @@ impl StandIn {
                 last_line: None,
             }),
             Some(Behaviour::Hang) => std::future::pending().await,
-            Some(Behaviour::Panic) => panic!("a bug in farmhand"),
+            // Without the hook, which would print a backtrace each time.
+            Some(Behaviour::Panic) => std::panic::resume_unwind(Box::new("a bug in farmhand")),
         }
     }
 }

@@ -38,7 +38,7 @@ type Act = Box<dyn Fn(&Simulated, &SimulatedGuest) + Send + Sync>;
 
 /// A farm, and everything that it touches. Each machine's steps are one a phase.
 pub(super) struct World {
-    folder: TempDir,
+    folder: Arc<TempDir>,
     pub(super) farm: Farm,
     pub(super) hypervisor: Simulated,
     pub(super) modules: Arc<Modules>,
@@ -96,12 +96,40 @@ impl World {
         let hypervisor = Simulated::new();
         let guests = names.iter().map(|name| (name.clone(), guest())).collect();
         Self {
-            folder,
+            folder: Arc::new(folder),
             farm,
             modules: Modules::new(hypervisor.clone()),
             hypervisor,
             images: Arc::default(),
             guests: Arc::new(guests),
+            acts: Arc::default(),
+            allowed: Gate::all().collect(),
+            fresh: false,
+            at_once: None,
+            rules: PhaseRules::default(),
+            max_failures: None,
+            capacity: Capacity::UNBOUNDED,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Replaces a phase's file; an empty text leaves the phase without steps.
+    pub(super) fn edit_phase(&mut self, phase: Phase, text: &str) {
+        let root = self.farm.root.clone();
+        fs::write(root.join(format!("provisioning_phases/{phase}.yaml")), text).unwrap();
+        self.farm = Farm::load(&root).unwrap();
+    }
+
+    /// The same farm in the same state, with troubles and flags of its own.
+    pub(super) fn fork(&self) -> Self {
+        let hypervisor = self.hypervisor.fork();
+        Self {
+            folder: self.folder.clone(),
+            farm: self.farm.clone(),
+            modules: self.modules.fork(hypervisor.clone()),
+            hypervisor,
+            images: Arc::new(self.images.fork()),
+            guests: Arc::new(self.farm.machines.keys().map(|name| (name.clone(), guest())).collect()),
             acts: Arc::default(),
             allowed: Gate::all().collect(),
             fresh: false,
@@ -262,6 +290,19 @@ impl World {
         MachineState { state: domain.state, disk, host_key, checkpoints }
     }
 
+    /// What the disk of each checkpoint holds, by its description.
+    pub(super) fn kept(&self) -> HashMap<String, Vec<String>> {
+        let machines = self.farm.machines.keys();
+        let states =
+            machines.filter(|name| self.hypervisor.look(name).is_some()).map(|name| self.state(name));
+        states.flat_map(|state| state.checkpoints.into_values()).collect()
+    }
+
+    /// Somebody deletes a snapshot.
+    pub(super) async fn forget_snapshot(&self, machine: &str, snapshot: &str) {
+        self.hypervisor.delete_snapshot(machine, snapshot).await.unwrap();
+    }
+
     /// The description that a checkpoint must have.
     pub(super) async fn description(&self, machine: &str, checkpoint: Checkpoint) -> String {
         let jobs = self.plan().await;
@@ -371,6 +412,12 @@ pub(super) struct Images {
     pub(super) disks: Mutex<BTreeSet<String>>,
     /// A machine whose image can't be fetched, and why.
     pub(super) missing: Mutex<HashMap<String, String>>,
+}
+
+impl Images {
+    fn fork(&self) -> Self {
+        Self { disks: Mutex::new(self.disks.lock().unwrap().clone()), missing: Mutex::default() }
+    }
 }
 
 fn digest(name: &str, uri: &str) -> Digest {
