@@ -70,7 +70,8 @@ impl Farm {
         fs::write(path, after).unwrap();
     }
 
-    fn command(&self) -> Command {
+    /// farmhand with this farm and a `FARMHAND_HOME` of its own.
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_farmhand"));
         command
             .arg("--farm")

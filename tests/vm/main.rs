@@ -5,7 +5,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod checkpoints;
 mod farm;
+mod holds;
 mod kills;
 mod lifecycle;
 mod wrong_images;

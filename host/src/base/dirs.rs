@@ -66,6 +66,11 @@ impl Dirs {
         self.data.join("locks")
     }
 
+    /// The journal: what runs are about to make, and work on.
+    pub fn journal(&self) -> Utf8PathBuf {
+        self.data.join("journal")
+    }
+
     /// Records of runs: a folder for each.
     pub fn runs(&self) -> Utf8PathBuf {
         self.data.join("runs")

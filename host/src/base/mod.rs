@@ -7,6 +7,7 @@ mod grants;
 mod login;
 mod phase;
 mod problem;
+mod snapshot;
 mod time;
 mod xml;
 
@@ -17,5 +18,6 @@ pub use grants::{Grants, PathGlob, PathGlobError};
 pub use login::{Become, BecomeMethod, Credential, Login, Secret};
 pub use phase::{Checkpoint, Phase};
 pub use problem::{Problem, Problems, SourceFile};
+pub use snapshot::SnapshotKind;
 pub use time::{in_words, parse_duration};
 pub use xml::xml_escape;

@@ -3,7 +3,7 @@ use std::process::ExitCode;
 use miette::{IntoDiagnostic, miette};
 
 use super::{FarmArgs, print, selection::Selection, workbench::Workbench};
-use crate::run::{self, MachineLock, Storage};
+use crate::run;
 
 /// Remove machines: domains, snapshots and disks. Their base images stay in the cache.
 ///
@@ -19,11 +19,12 @@ impl Destroy {
         let workbench = Workbench::open(args).await?;
         let mut failed = false;
         for machine in self.selection.of(&workbench.farm)? {
-            match destroy(&workbench, &machine.name).await {
-                Ok(done) => print(format!("{}: {done}\n", machine.name)),
+            let name = &machine.name;
+            match destroy(&workbench, name).await {
+                Ok(done) => print(format!("{name}: {done}\n")),
                 Err(report) => {
                     failed = true;
-                    eprintln!("{:?}", report.wrap_err(format!("{} could not be removed", machine.name)));
+                    eprintln!("{:?}", report.wrap_err(format!("{name} could not be removed")));
                 }
             }
         }
@@ -32,17 +33,18 @@ impl Destroy {
 }
 
 async fn destroy(workbench: &Workbench, name: &str) -> miette::Result<&'static str> {
-    let _lock = MachineLock::acquire(&workbench.dirs.locks(), name).into_diagnostic()?;
-    let Some((host, existing)) = workbench.find(name).await? else {
-        // Disks that a killed run left without a domain.
-        workbench.storage().remove_disks(name).await.into_diagnostic()?;
-        return Ok("does not exist");
+    let found = workbench.find(name).await?;
+    let hypervisor = match (&found, workbench.hosts.first()) {
+        (Some((host, _)), _) => &host.hypervisor,
+        (None, Some(any)) => &any.hypervisor,
+        (None, None) => return Ok("does not exist"),
     };
-    if existing.domain.metadata.is_none() {
+    if found.as_ref().is_some_and(|(_, existing)| existing.domain.metadata.is_none()) {
         return Err(miette!(
             "the domain `{name}` was not made by farmhand; remove it with virsh if you want to"
         ));
     }
-    run::remove(&*host.hypervisor, &workbench.storage(), name).await.into_diagnostic()?;
-    Ok("removed")
+    // Also when there is no domain: a killed run may have left its disks.
+    let remove = async { run::remove(&**hypervisor, &workbench.storage(), name).await.into_diagnostic() };
+    Ok(if workbench.locked(hypervisor, name, remove).await? { "removed" } else { "does not exist" })
 }

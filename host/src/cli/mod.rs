@@ -7,6 +7,7 @@ mod machines;
 mod module;
 mod plan;
 mod planned;
+mod prune;
 mod report;
 mod selection;
 mod snapshot;
@@ -62,6 +63,7 @@ enum Command {
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
     Destroy(destroy::Destroy),
+    Prune(prune::Prune),
     #[command(subcommand)]
     Module(module::Module),
 }
@@ -80,6 +82,7 @@ impl Cli {
             Command::Ssh(command) => command.run(&farm).await,
             Command::Snapshot(command) => command.run(&farm).await,
             Command::Destroy(command) => command.run(&farm).await,
+            Command::Prune(command) => command.run(&farm).await,
             Command::Module(command) => command.run(&farm).await,
         }
     }

@@ -7,6 +7,7 @@ use super::{
     FarmArgs,
     interrupt::{INTERRUPTED, stop_at_signal},
     planned::{PlanArgs, Planned},
+    prune,
     workbench::{Outside, Workbench},
 };
 use crate::{
@@ -54,7 +55,10 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let planned = Planned::new(args, &self.plan).await?;
+        let mut planned = Planned::new(args, &self.plan).await?;
+        if prune::recover(&planned.workbench).await? {
+            planned = Planned::new(args, &self.plan).await?;
+        }
         let stop = stop_at_signal().into_diagnostic()?;
         let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
         let run = RunId::new();

@@ -20,7 +20,7 @@ use crate::{
     },
     image::Store,
     plan::Existing,
-    run::{self, EventSink, LocalStorage, RunId, Site},
+    run::{self, EventSink, Journal, LocalStorage, Locks, Notice, RunId, Site},
 };
 
 /// A farm and the hypervisors that it is on.
@@ -28,6 +28,7 @@ pub(super) struct Workbench {
     pub(super) farm: Farm,
     pub(super) dirs: Dirs,
     pub(super) hosts: Vec<Host>,
+    pub(super) locks: Arc<Locks>,
     /// The ports that this process gave to machines.
     ports: Arc<Mutex<BTreeSet<u16>>>,
 }
@@ -78,7 +79,8 @@ impl Workbench {
             Ok::<_, miette::Report>(Host { config, uri, hypervisor })
         };
         let hosts = try_join_all(hypervisors(args, &farm).into_iter().map(connect)).await?;
-        Ok(Self { farm, dirs, hosts, ports: Arc::default() })
+        let locks = Arc::new(Locks::new(dirs.locks()));
+        Ok(Self { farm, dirs, hosts, locks, ports: Arc::default() })
     }
 
     /// What there is of a machine, and on which hypervisor.
@@ -110,7 +112,8 @@ impl Workbench {
             connector: Arc::new(SshConnector),
             storage: Arc::new(self.storage()),
             events,
-            locks: self.dirs.locks(),
+            locks: self.locks.clone(),
+            journal: self.journal(),
             login_key: self.dirs.login_key(),
             record,
             run,
@@ -119,6 +122,23 @@ impl Workbench {
             timeouts: self.farm.config.timeouts(),
             ports: self.ports.clone(),
         })
+    }
+
+    pub(super) fn journal(&self) -> Journal {
+        Journal::new(self.dirs.journal(), self.dirs.machines())
+    }
+
+    /// Does work on a hypervisor's machine that nobody else may work on meanwhile.
+    pub(super) async fn locked<T>(
+        &self,
+        hypervisor: &Arc<dyn Hypervisor>,
+        machine: &str,
+        work: impl Future<Output = miette::Result<T>> + Send,
+    ) -> miette::Result<T> {
+        let tell = |notice| match notice {
+            Notice::Progress(line) | Notice::Warning(line) => eprintln!("{machine}: {line}"),
+        };
+        self.locks.during(hypervisor, machine, &tell, work).await.into_diagnostic()?
     }
 
     pub(super) fn storage(&self) -> LocalStorage {

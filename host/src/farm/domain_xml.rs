@@ -3,7 +3,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{DiskBus, Machine, machine::DomainType, template::Templates};
-use crate::base::{Digest, Problem, SourceFile};
+use crate::base::{Digest, Problem, SnapshotKind, SourceFile};
 
 /// The Jinja template of a domain's XML.
 #[derive(Debug, Clone)]
@@ -114,10 +114,47 @@ impl DomainTemplate {
         }
     }
 
-    /// The digest of a machine's hardware: what is rendered when paths, ports and keys are left out.
+    /// The digest of a machine's hardware: what is rendered when paths, ports and keys are left out. How its checkpoints are
+    /// kept is in it where the definition says so: those of different kinds can't stand on each other.
     pub fn shape(&self, machine: &Machine, inputs: &DomainInputs) -> Result<Digest, Problem> {
-        self.render(machine, &inputs.without_places()).map(Digest::of)
+        let xml = self.render(machine, &inputs.without_places())?;
+        Ok(match machine.snapshot_type {
+            Some(kind) if kind != needed_kind(&xml) => Digest::of(format!("{xml}<!-- {kind} -->")),
+            _ => Digest::of(xml),
+        })
     }
+
+    /// How a machine's checkpoints are kept: as its definition says, else as its domain needs it.
+    pub fn snapshot_kind(&self, machine: &Machine, inputs: &DomainInputs) -> Result<SnapshotKind, Problem> {
+        match machine.snapshot_type {
+            Some(kind) => Ok(kind),
+            None => Ok(needed_kind(&self.render(machine, &inputs.without_places())?)),
+        }
+    }
+}
+
+/// The kind of snapshots that a domain needs: internal ones, unless it has UEFI variables in flash memory, which they do not
+/// hold, or a writable disk that is not qcow2, which can't hold them.
+fn needed_kind(xml: &str) -> SnapshotKind {
+    // It was rendered, and so it is well-formed.
+    let Ok(document) = roxmltree::Document::parse(xml) else { return SnapshotKind::Internal };
+    let mut nodes = document.root_element().children().flat_map(|section| {
+        let of_use = matches!(section.tag_name().name(), "os" | "devices");
+        std::iter::once(section).chain(section.children()).filter(move |_| of_use)
+    });
+    let needs_external = nodes.any(|node| match node.tag_name().name() {
+        "os" => node.attribute("firmware") == Some("efi"),
+        "loader" => node.attribute("type") == Some("pflash"),
+        "nvram" => true,
+        "disk" => {
+            let child = |name| node.children().find(|child| child.has_tag_name(name));
+            let is_disk = matches!(node.attribute("device"), None | Some("disk"));
+            let format = child("driver").and_then(|driver| driver.attribute("type"));
+            is_disk && child("readonly").is_none() && format != Some("qcow2")
+        }
+        _ => false,
+    });
+    if needs_external { SnapshotKind::External } else { SnapshotKind::Internal }
 }
 
 /// The variable `domain` of a template.
@@ -181,4 +218,38 @@ fn credentials(user: &str, public_key: &str) -> Vec<String> {
 fn base64(bytes: &[u8]) -> String {
     use base64::{Engine, prelude::BASE64_STANDARD};
     BASE64_STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_domain_decides_how_its_checkpoints_are_kept() {
+        let qcow2 = "<disk type='file' device='disk'><driver type='qcow2'/><source file='/a'/></disk>";
+        let kind = |os: &str, disks: &str| {
+            needed_kind(&format!("<domain><name>a</name>{os}<devices>{qcow2}{disks}</devices></domain>"))
+        };
+        let bios = "<os><type arch='x86_64'>hvm</type></os>";
+        assert_eq!(kind(bios, ""), SnapshotKind::Internal);
+        for os in [
+            "<os firmware='efi'><type>hvm</type></os>",
+            "<os><type>hvm</type><loader readonly='yes' type='pflash'>/code.fd</loader></os>",
+            "<os><type>hvm</type><nvram>/vars.fd</nvram></os>",
+        ] {
+            assert_eq!(kind(os, ""), SnapshotKind::External, "{os}");
+        }
+        for disk in [
+            "<disk type='file' device='disk'><driver type='raw'/><source file='/b'/></disk>",
+            "<disk type='block'><source dev='/dev/b'/></disk>",
+        ] {
+            assert_eq!(kind(bios, disk), SnapshotKind::External, "{disk}");
+        }
+        for disk in [
+            "<disk type='file' device='cdrom'><driver type='raw'/><source file='/b'/></disk>",
+            "<disk type='file'><driver type='raw'/><source file='/b'/><readonly/></disk>",
+        ] {
+            assert_eq!(kind(bios, disk), SnapshotKind::Internal, "{disk}");
+        }
+    }
 }

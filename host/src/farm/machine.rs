@@ -9,7 +9,7 @@ use super::{
     source::{self, Folders, Resource, Sources},
     yaml::Key,
 };
-use crate::base::{Become, BecomeMethod, Credential, Digest, Login, Secret};
+use crate::base::{Become, BecomeMethod, Credential, Digest, Login, Secret, SnapshotKind};
 
 /// One virtual machine as its definition has it: a platform on a target.
 #[derive(Debug, Clone, Serialize)]
@@ -34,6 +34,8 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// The kernel that it boots directly, if it does.
     pub kernel: Option<Kernel>,
+    /// How its checkpoints are kept; what its domain needs when absent.
+    pub snapshot_type: Option<SnapshotKind>,
     /// Connection URI of its hypervisor, if the definition names one.
     pub connection: Option<String>,
     /// Labels that its hypervisor must have.
@@ -144,6 +146,8 @@ struct MetadataDefinition {
     virt_domain: Option<DomainType>,
     #[serde(default)]
     connection: Option<String>,
+    #[serde(default)]
+    snapshot_type: Option<SnapshotKind>,
     #[serde(default)]
     hypervisor_labels: Vec<String>,
     #[serde(default)]
@@ -297,6 +301,7 @@ impl Machine {
             net,
             disks,
             kernel,
+            snapshot_type: metadata.snapshot_type,
             connection: metadata.connection,
             hypervisor_labels: metadata.hypervisor_labels,
             auth,

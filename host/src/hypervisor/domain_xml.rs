@@ -92,6 +92,27 @@ pub(super) fn agent_channel(xml: &str) -> Result<AgentChannel, DomainXmlError> {
     })
 }
 
+/// A disk that a snapshot has to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct DiskTarget {
+    /// Its name in the domain (`vda`).
+    pub(super) target: String,
+    /// Its file.
+    pub(super) file: Utf8PathBuf,
+}
+
+/// The domain's disks that are files and can be written to.
+pub(super) fn disk_targets(xml: &str) -> Result<Vec<DiskTarget>, DomainXmlError> {
+    let document = parse(xml)?;
+    let writable = |disk: &Node<'_, '_>| !disk.children().any(|node| node.has_tag_name("readonly"));
+    let target = |disk| {
+        let file = disk_file(disk)?;
+        let target = disk.children().find(|node| node.has_tag_name("target"))?.attribute("dev")?;
+        Some(DiskTarget { target: target.to_owned(), file })
+    };
+    Ok(devices(document.root_element(), "disk").filter(writable).filter_map(target).collect())
+}
+
 /// Puts farmhand's metadata into the XML of a domain that is to be defined, in place of what is there of it.
 ///
 /// Every other byte of `xml` stays as it is.
@@ -247,6 +268,16 @@ mod tests {
             <disk type='file'><source file='/a.qcow2'/><backingStore type='file'><source file='/base'/></backingStore></disk>
             </devices></domain>";
         assert_eq!(read(xml).disks, ["/b.qcow2", "/a.qcow2"]);
+    }
+
+    #[test]
+    fn disks_that_a_snapshot_keeps_are_writable_files() {
+        let xml = "<domain><name>a</name><devices>
+            <disk type='file'><source file='/a.qcow2'/><target dev='vda'/></disk>
+            <disk type='file'><source file='/b.qcow2'/><target dev='vdb'/><readonly/></disk>
+            <disk type='block'><source dev='/dev/c'/><target dev='vdc'/></disk></devices></domain>";
+        let a = DiskTarget { target: "vda".into(), file: "/a.qcow2".into() };
+        assert_eq!(disk_targets(xml), Ok(vec![a]));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod contract;
 pub mod domain_xml;
 mod kvm;
 pub mod libvirt;
+mod lock_xml;
 pub mod simulated;
 mod snapshot_xml;
 mod xml;
@@ -17,12 +18,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::base::SnapshotKind;
 
 /// A connection to one hypervisor. Cheap to share: every method takes `&self` and may run beside any other.
 ///
 /// A method that changes something returns when libvirt has done it. Domains and snapshots are named by their names.
 #[async_trait]
 pub trait Hypervisor: Send + Sync {
+    /// Its connection URI, which tells it from other hypervisors.
+    fn uri(&self) -> &str;
+
     /// What it can run.
     async fn capabilities(&self) -> Result<Capabilities, HypervisorError>;
 
@@ -58,14 +65,17 @@ pub trait Hypervisor: Send + Sync {
     /// The domain's snapshots, oldest first.
     async fn snapshots(&self, name: &str) -> Result<Vec<Snapshot>, HypervisorError>;
 
-    /// Takes a snapshot of disks and, when the domain runs, memory. A snapshot of that name must not exist.
+    /// Takes a snapshot of disks and, when the domain runs, memory. A snapshot of that name must not exist, and for one of
+    /// the kind [`SnapshotKind::Disk`] the domain must be off. Files of an external one are made in the folder of the
+    /// domain's first disk.
     async fn create_snapshot(&self, name: &str, snapshot: &NewSnapshot) -> Result<(), HypervisorError>;
 
     /// Puts the domain into the state of a snapshot: it runs afterwards when it ran at that time. Connections into the guest
     /// break. The domain's metadata becomes what it was at that time, too.
     async fn revert(&self, name: &str, snapshot: &str) -> Result<(), HypervisorError>;
 
-    /// Deletes one snapshot; its children become its parent's. Does nothing when there is none of that name.
+    /// Deletes one snapshot, with its files; its children become its parent's. Does nothing when there is none of that name.
+    /// An external one that has children is refused unless the domain's present state stands on it.
     async fn delete_snapshot(&self, name: &str, snapshot: &str) -> Result<(), HypervisorError>;
 
     /// Waits until the guest agent of a running domain answers: by libvirt's lifecycle event of the agent, not by polling.
@@ -82,6 +92,18 @@ pub trait Hypervisor: Send + Sync {
 
     /// Puts the guest's clock right with the guest agent.
     async fn synchronize_clock(&self, name: &str) -> Result<(), HypervisorError>;
+
+    /// Takes the lock of a domain name for all clients of this hypervisor, whether there is such a domain or not; or renews
+    /// it with another owner's text, when the lock of that id has it already. Of several that try at once one gets it. It is
+    /// not released when its owner ends or loses the connection.
+    async fn lock(&self, name: &str, lock: &DomainLock) -> Result<Locked, HypervisorError>;
+
+    /// Who has the lock of a domain name; `None` when nobody has, also where the hypervisor keeps no locks.
+    async fn lock_holder(&self, name: &str) -> Result<Option<DomainLock>, HypervisorError>;
+
+    /// Releases the lock of that id, whoever has it. Does nothing when it is not there, or when another one has taken its
+    /// place.
+    async fn unlock(&self, name: &str, id: Uuid) -> Result<(), HypervisorError>;
 }
 
 /// What a hypervisor can run.
@@ -167,15 +189,41 @@ pub struct Snapshot {
     pub parent: Option<String>,
     /// Whether it holds memory: the domain ran when it was taken.
     pub live: bool,
+    /// How it keeps the domain's state.
+    pub kind: SnapshotKind,
+    /// The files that hold this state, but for what they stand on: memory and disks; none for an internal one.
+    pub files: Vec<Utf8PathBuf>,
 }
 
 /// A snapshot to take.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewSnapshot {
     /// Its name.
     pub name: String,
     /// Its description.
     pub description: String,
+    /// How it keeps the domain's state.
+    pub kind: SnapshotKind,
+}
+
+/// A lock on a domain name, kept by the hypervisor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DomainLock {
+    /// Which lock: a new one each time it is taken.
+    pub id: Uuid,
+    /// Who has it, in a text of the owner's. The hypervisor does not read it.
+    pub owner: String,
+}
+
+/// The outcome of [`Hypervisor::lock`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Locked {
+    /// The caller has the lock.
+    Ours,
+    /// Somebody else has it.
+    Theirs(DomainLock),
+    /// This hypervisor keeps no locks, and why, in libvirt's words.
+    Unsupported(String),
 }
 
 /// Why a call to a hypervisor failed.

@@ -12,5 +12,5 @@ mod store;
 pub use checksum::ChecksumFileError;
 pub use error::ImageError;
 pub use format::Format;
-pub use overlay::{Disk, create_overlay, inspect_disk};
+pub use overlay::{Disk, DiskSnapshot, create_overlay, inspect_disk};
 pub use store::{Progress, ProgressFn, Source, Store, StoredFile, StoredImage};

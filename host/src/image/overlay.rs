@@ -23,6 +23,19 @@ pub struct Disk {
     /// The base image's format as it is pinned in the disk.
     #[serde(rename = "backing-filename-format")]
     pub base_format: Option<Format>,
+    /// The snapshots inside of it.
+    #[serde(default)]
+    pub snapshots: Vec<DiskSnapshot>,
+}
+
+/// A snapshot inside of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct DiskSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The machine's memory and devices in it, in bytes.
+    pub vm_state_size: u64,
 }
 
 /// Makes a machine's disk, in one step: it is there whole, or not at all. One that is there already is replaced.
@@ -114,9 +127,17 @@ mod tests {
         let folder = folder();
         let (base, disk) = (folder.path("base"), folder.path("disk0.qcow2"));
         create_overlay(&base, Format::Raw, &disk, None).await.unwrap();
-        let expected =
-            Disk { virtual_size: 1 << 20, base: Some(base.clone()), base_format: Some(Format::Raw) };
+        let expected = Disk {
+            virtual_size: 1 << 20,
+            base: Some(base.clone()),
+            base_format: Some(Format::Raw),
+            snapshots: vec![],
+        };
         assert_eq!(inspect_disk(&disk).await.unwrap(), expected);
+        let take = ["snapshot", "-c", "clean"].map(OsStr::new);
+        qemu_img(&[&take[..], &[disk.as_ref()]].concat(), || "take one".into()).await.unwrap();
+        let taken = DiskSnapshot { name: "clean".into(), vm_state_size: 0 };
+        assert_eq!(inspect_disk(&disk).await.unwrap().snapshots, [taken]);
 
         create_overlay(&base, Format::Raw, &disk, Some(5 << 30)).await.unwrap();
         assert_eq!(inspect_disk(&disk).await.unwrap().virtual_size, 5 << 30);

@@ -82,6 +82,11 @@ impl CheckpointRecord {
         Self { key: Digest::of(text), parent, inputs }
     }
 
+    /// The checkpoint whose snapshot has that description; `None` when it is none that this version of farmhand can read.
+    pub fn of(description: &str) -> Option<Self> {
+        serde_json::from_str(description).ok()
+    }
+
     /// As it stands in a snapshot's description.
     pub fn to_description(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
@@ -139,7 +144,7 @@ impl Wanted {
     /// Why a snapshot with that description is not the checkpoint that would be made now; nothing when it is.
     pub(super) fn difference(&self, checkpoint: Checkpoint, description: &str) -> Option<String> {
         let wanted = self.record(checkpoint);
-        let Ok(stored) = serde_json::from_str::<CheckpointRecord>(description) else {
+        let Some(stored) = CheckpointRecord::of(description) else {
             return Some("its description holds no key that this version of farmhand can read".to_owned());
         };
         if stored.key == wanted.key {

@@ -5,7 +5,7 @@ use super::{
     verdict::{snapshot, verdicts},
 };
 use crate::{
-    base::{Checkpoint, Phase},
+    base::{Checkpoint, Phase, SnapshotKind},
     farm::{Gate, Project},
     hypervisor::DomainState,
 };
@@ -104,9 +104,8 @@ pub fn plan(
         if !known || !allows(Gate::Create(checkpoint)) {
             continue;
         }
-        let exists = existing.is_some_and(|existing| snapshot(project, existing, checkpoint).is_some());
-        if exists && !installs {
-            operations.add(Operation::Discard { checkpoint }, "another one takes its place".to_owned());
+        if let Some(existing) = existing.filter(|_| !installs) {
+            operations.discard(project, existing, checkpoint);
         }
         operations.add(Operation::Create { checkpoint }, "the next run can start here".to_owned());
         here = Some(checkpoint);
@@ -147,6 +146,25 @@ impl Operations<'_> {
     fn add_if_allowed(&mut self, operation: Operation, reason: &str) {
         if operation.gate().is_none_or(|gate| self.options.allowed.contains(&gate)) {
             self.add(operation, reason.to_owned());
+        }
+    }
+
+    /// Discards a checkpoint for another one to take its place, and before it those that stand on it where it is external:
+    /// libvirt can't delete it under them. They are as stale as it is.
+    fn discard(&mut self, project: &Project, existing: &Existing, checkpoint: Checkpoint) {
+        let kind = |checkpoint| snapshot(project, existing, checkpoint).map(|snapshot| snapshot.kind);
+        let external = kind(checkpoint).is_some_and(|kind| kind != SnapshotKind::Internal);
+        for other in Checkpoint::ALL.into_iter().rev().filter(|other| kind(*other).is_some()) {
+            let goes = external && other > checkpoint && self.options.allowed.contains(&Gate::Create(other));
+            let discard = Operation::Discard { checkpoint: other };
+            if self.list.iter().any(|planned| planned.operation == discard) {
+                continue;
+            }
+            if other == checkpoint {
+                self.add(discard, "another one takes its place".to_owned());
+            } else if goes {
+                self.add(discard, format!("it stands on {checkpoint}, which goes"));
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod gates;
 mod key;
 mod machine;
 mod place;
+mod retention;
 mod schedule;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use gates::{GateChoice, GateError};
 pub use key::{CheckpointRecord, Inputs, Origin, StepInputs, Wanted};
 pub use machine::plan;
 pub use place::{Candidate, Need, PlaceError, Placed, place};
+pub use retention::{Retention, expendable};
 pub use schedule::{Capacity, Demand, Schedule};
 
 use crate::{

@@ -6,6 +6,7 @@ use crate::{
     hypervisor::{HypervisorError, domain_xml::DomainXmlError},
     module::ModuleError,
     plan::PlanError,
+    run::journal::JournalError,
     run::lock::LockError,
     run::storage::StorageError,
 };
@@ -26,6 +27,9 @@ pub enum RunError {
     /// The machine's lock.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The journal can't be written: then nothing is begun.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// A step's phase module failed.
     #[error("step `{step}` failed")]
     Step {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use super::{Event, MachineJob, RunError, Site, Storage};
+use super::{Event, MachineJob, RunError, Site, Stage, Storage};
 use crate::{
     base::Digest,
     farm::{DomainInputs, Machine},
@@ -32,6 +32,7 @@ pub(super) async fn install(site: &Site, job: &mut MachineJob) -> Result<(), Run
         job.wanted.origin.resources.insert(resource.clone(), Some(file.digest));
     }
 
+    site.journal.begin(&*site.hypervisor, name, Stage::Installing).await?;
     remove(&*site.hypervisor, &*site.storage, name).await?;
     let disks = site.storage.create_disks(machine, &fetched).await?;
     let mut inputs = job.inputs.clone();

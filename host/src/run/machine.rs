@@ -10,14 +10,12 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Event, Failure, MachineJob, Retried, RunError, Site, error, install,
-    lock::MachineLock,
-    look,
+    Event, Failure, MachineJob, Retried, RunError, Site, Stage, error, install, look,
     phase::{self, LastOutput},
     ready,
 };
 use crate::{
-    base::{Checkpoint, Phase},
+    base::{Checkpoint, Phase, SnapshotKind},
     guest::{Command, Facts, Guest, GuestError, Stream, facts},
     hypervisor::NewSnapshot,
     plan::{self, Operation, Planned, Retry},
@@ -26,15 +24,32 @@ use crate::{
 /// How long a guest may take to write out what its file systems hold back.
 const SYNC_LIMIT: Duration = Duration::from_secs(5 * 60);
 
-/// Carries out a machine's plan. Gives the first failure, if there was one.
-pub(super) async fn run(mut job: MachineJob, stop: &CancellationToken) -> Option<Failure> {
+/// Carries out a machine's plan while it is locked. Gives the first failure, if there was one.
+pub(super) async fn run(job: MachineJob, stop: &CancellationToken) -> Option<Failure> {
     let site = &*job.site.clone();
     let name = job.machine.name.clone();
-    let _lock = match MachineLock::acquire(&site.locks, &name) {
-        Ok(lock) => lock,
-        Err(locked) => return Some(fail(site, &name, "lock".to_owned(), locked.into(), Vec::new())),
-    };
-    if let Err(error) = plan_anew_if_changed(site, &mut job).await {
+    let tell = |notice| site.notice(&name, notice);
+    match site.locks.during(&site.hypervisor, &name, &tell, work(site, job, stop)).await {
+        Ok(failure) => failure,
+        Err(locked) => Some(fail(site, &name, "lock".to_owned(), locked.into(), Vec::new())),
+    }
+}
+
+async fn work(site: &Site, mut job: MachineJob, stop: &CancellationToken) -> Option<Failure> {
+    let name = job.machine.name.clone();
+    if let Err(error) = site.journal.begin(&*site.hypervisor, &name, Stage::Working).await {
+        return Some(fail(site, &name, "journal".to_owned(), error.into(), Vec::new()));
+    }
+    let failure = carry_out(site, &mut job, stop).await;
+    if let Err(error) = site.journal.end(&*site.hypervisor, &name).await {
+        site.warn(&name, error::causes(&error).join(": "));
+    }
+    failure
+}
+
+async fn carry_out(site: &Site, job: &mut MachineJob, stop: &CancellationToken) -> Option<Failure> {
+    let name = job.machine.name.clone();
+    if let Err(error) = plan_anew_if_changed(site, job).await {
         return Some(fail(site, &name, "plan".to_owned(), error, Vec::new()));
     }
     let mut first_failure = None;
@@ -48,7 +63,7 @@ pub(super) async fn run(mut job: MachineJob, stop: &CancellationToken) -> Option
         let reason = planned.reason.clone();
         site.events.emit(Event::OperationStarted { machine: name.clone(), operation, reason });
         // What a panic leaves behind in `life` is the connection, which is given up like after any failure.
-        let work = AssertUnwindSafe(life.carry_out(site, &mut job, &planned)).catch_unwind();
+        let work = AssertUnwindSafe(life.carry_out(site, job, &planned)).catch_unwind();
         let carried_out = if yields(operation) {
             tokio::select! {
                 biased;
@@ -114,6 +129,15 @@ fn fail(site: &Site, machine: &str, during: String, error: RunError, last_output
     let failure = Failure { during, step, causes: error::causes(&error), help, last_output };
     site.events.emit(Event::OperationFailed { machine: machine.to_owned(), failure: failure.clone() });
     failure
+}
+
+/// Shuts a machine down: gracefully, by force after a time.
+async fn shut_down(site: &Site, name: &str) -> Result<(), RunError> {
+    if !site.hypervisor.shutdown(name, site.timeouts.shutdown).await? {
+        site.warn(name, "it did not shut down in time: pulling the plug".to_owned());
+        site.hypervisor.destroy(name).await?;
+    }
+    Ok(())
 }
 
 /// What a run knows of a machine while it works on it.
@@ -220,11 +244,7 @@ impl Life {
         if site.hypervisor.domain(name).await?.is_none() {
             return Ok(());
         }
-        if !site.hypervisor.shutdown(name, site.timeouts.shutdown).await? {
-            site.warn(name, "it did not shut down in time: pulling the plug".to_owned());
-            site.hypervisor.destroy(name).await?;
-        }
-        Ok(())
+        shut_down(site, name).await
     }
 
     /// The guest, over the open connection; a new one when there is none (the machine ran already, and nothing was
@@ -269,11 +289,25 @@ impl Life {
         if !exit.success() {
             return Err(GuestError::Disconnected(format!("`sync` ended with {exit}")).into());
         }
+        let machine = &job.machine;
+        let kind = machine.template().snapshot_kind(machine, &job.inputs);
         let snapshot = NewSnapshot {
             name: site.snapshot_name(checkpoint),
             description: job.wanted.record(checkpoint).to_description(),
+            kind: kind.map_err(|problem| RunError::Definition(Box::new(problem)))?,
         };
-        site.hypervisor.create_snapshot(&job.machine.name, &snapshot).await?;
+        if snapshot.kind == SnapshotKind::Disk {
+            // Only of a machine that is off do the disks say all.
+            self.leave().await;
+            shut_down(site, &machine.name).await?;
+            site.hypervisor.create_snapshot(&machine.name, &snapshot).await?;
+            self.boot(site, job).await?;
+        } else {
+            site.hypervisor.create_snapshot(&machine.name, &snapshot).await?;
+        }
+        if checkpoint == Checkpoint::Clean {
+            site.journal.begin(&*site.hypervisor, &job.machine.name, Stage::Working).await?;
+        }
         Ok(())
     }
 }

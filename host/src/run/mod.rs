@@ -5,9 +5,11 @@ mod event;
 mod existing;
 mod id;
 mod install;
+mod journal;
 mod local_storage;
 mod lock;
 mod machine;
+mod owner;
 mod phase;
 mod ready;
 mod storage;
@@ -30,8 +32,9 @@ pub use event::{EVENT_FORMAT, Event, EventSink, Failure, Level, Retried, TimedEv
 pub use existing::look;
 pub use id::{NoRunId, RunId};
 pub use install::{domain_inputs, remove};
+pub use journal::{Entry, Journal, JournalError, Leftover, Stage};
 pub use local_storage::LocalStorage;
-pub use lock::{LockError, MachineLock};
+pub use lock::{LockError, Locks, Notice};
 pub use ready::{reach, synchronize_clock};
 pub use storage::{Fetched, ProgressInWords, Storage, StorageError};
 
@@ -54,8 +57,10 @@ pub struct Site {
     pub storage: Arc<dyn Storage>,
     /// Who is told what happens.
     pub events: Arc<dyn EventSink>,
-    /// The folder of the machines' lock files.
-    pub locks: Utf8PathBuf,
+    /// The machines' locks.
+    pub locks: Arc<Locks>,
+    /// Where it is written down what is about to be made.
+    pub journal: Journal,
     /// The private half of farmhand's own login key.
     pub login_key: Utf8PathBuf,
     /// The folder that gets a transcript of each step, if somebody wants them.
@@ -86,6 +91,13 @@ impl Site {
     /// The folder for a machine's artifacts: `MACHINE/artifacts` in the run's folder. It is made when the first one comes.
     pub fn artifacts(&self, machine: &str) -> Option<Utf8PathBuf> {
         Some(self.folder.as_ref()?.join(machine).join("artifacts"))
+    }
+
+    fn notice(&self, machine: &str, notice: Notice) {
+        match notice {
+            Notice::Progress(message) => self.progress(machine, message),
+            Notice::Warning(line) => self.warn(machine, line),
+        }
     }
 
     fn progress(&self, machine: &str, message: String) {

@@ -145,8 +145,16 @@ pub async fn reach(site: &Site, machine: &Machine) -> Result<Endpoint, RunError>
     let limit = site.timeouts.connection;
     let found = domain(site, &machine.name).await?;
     if found.state != DomainState::Running {
-        site.progress(&machine.name, format!("{} is off: starting it", machine.name));
-        boot(site, machine, limit).await?.close().await;
+        let name = &machine.name;
+        let start = async {
+            // Another farmhand may have started it before it was locked.
+            if !is_running(site, name).await? {
+                site.progress(name, format!("{name} is off: starting it"));
+                boot(site, machine, limit).await?.close().await;
+            }
+            Ok::<_, RunError>(())
+        };
+        site.locks.during(&site.hypervisor, name, &|notice| site.notice(name, notice), start).await??;
     } else if endpoint(&found)?.host_key.is_none() {
         connect(site, machine, limit).await?.close().await;
     }

@@ -73,7 +73,7 @@ async fn it_is_waited_for_at_boot_and_after_a_revert_and_shuts_down() {
         libvirt.agent_command(&name, &json!({"execute": "guest-nonsense"})).await.unwrap_err().to_string();
     assert!(unknown.contains("guest-nonsense"), "{unknown}");
 
-    let snapshot = NewSnapshot { name: "clean".into(), description: String::new() };
+    let snapshot = NewSnapshot { name: "clean".into(), ..NewSnapshot::default() };
     libvirt.create_snapshot(&name, &snapshot).await.unwrap();
     for running in [true, false] {
         if !running {

@@ -1,16 +1,22 @@
 //! The blocking calls, each on a thread of the pool.
 
+use std::time::Duration;
+
 use virt::{
     connect::Connect,
     domain::Domain as VirtDomain,
     domain_snapshot::DomainSnapshot,
     error::{Error, ErrorNumber},
+    secret::Secret,
     sys,
 };
 
-use crate::hypervisor::{
-    Capabilities, Domain, DomainMetadata, DomainState, METADATA_NAMESPACE, NewSnapshot, Snapshot,
-    capabilities_xml, domain_xml, snapshot_xml,
+use crate::{
+    base::SnapshotKind,
+    hypervisor::{
+        Capabilities, Domain, DomainLock, DomainMetadata, DomainState, Locked, METADATA_NAMESPACE,
+        NewSnapshot, Snapshot, capabilities_xml, domain_xml, lock_xml, snapshot_xml,
+    },
 };
 
 /// Why a call failed.
@@ -191,15 +197,49 @@ pub(super) fn snapshots(domain: &VirtDomain) -> Result<Vec<Snapshot>, Fault> {
 }
 
 pub(super) fn create_snapshot(domain: &VirtDomain, snapshot: &NewSnapshot) -> Result<(), Fault> {
-    DomainSnapshot::create_xml(domain, c_text(&snapshot_xml::to_take(snapshot))?, 0)?;
+    let runs = domain.is_active()?;
+    let mut flags = 0;
+    let mut disks = Vec::new();
+    if snapshot.kind != SnapshotKind::Internal {
+        if runs && snapshot.kind == SnapshotKind::Disk {
+            return Err(Fault::Refused("it is running, and its memory would be lost".to_owned()));
+        }
+        disks = domain_xml::disk_targets(&domain.get_xml_desc(0)?)
+            .map_err(|error| Fault::Answer(error.to_string()))?;
+        flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC;
+        if !runs {
+            flags |= sys::VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY;
+        }
+    }
+    let tag = format!("{:08x}", uuid::Uuid::new_v4().as_fields().0);
+    let xml = snapshot_xml::to_take(snapshot, &disks, runs, &tag);
+    DomainSnapshot::create_xml(domain, c_text(&xml)?, flags)?;
     Ok(())
 }
 
 pub(super) fn revert(domain: &VirtDomain, snapshot: &str) -> Result<(), Fault> {
     let snapshot = DomainSnapshot::lookup_by_name(domain, c_text(snapshot)?, 0)?;
-    // Forced: the running QEMU may be thrown away where it can't load the snapshot itself.
-    snapshot.revert(sys::VIR_DOMAIN_SNAPSHOT_REVERT_FORCE)?;
-    Ok(())
+    let mut attempts = REVERT_ATTEMPTS;
+    loop {
+        // Forced: the running QEMU may be thrown away where it can't load the snapshot itself.
+        match snapshot.revert(sys::VIR_DOMAIN_SNAPSHOT_REVERT_FORCE) {
+            Ok(()) => return Ok(()),
+            Err(taken) if attempts > 0 && is_file_name_taken(&taken) => {
+                attempts -= 1;
+                std::thread::sleep(Duration::from_secs(1));
+            }
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}
+
+/// How often a revert is tried again whose file's name is taken.
+const REVERT_ATTEMPTS: u32 = 2;
+
+/// libvirt names the disk's file that it makes for a revert to an external snapshot after the present second, and refuses a
+/// second revert within it before it has changed anything.
+fn is_file_name_taken(error: &Error) -> bool {
+    error.code() == ErrorNumber::ConfigUnsupported && error.message().contains("already exists")
 }
 
 pub(super) fn delete_snapshot(domain: &VirtDomain, snapshot: &str) -> Result<(), Fault> {
@@ -223,4 +263,63 @@ pub(super) fn agent_channel(domain: &VirtDomain) -> Result<domain_xml::AgentChan
 pub(super) fn synchronize_clock(domain: &VirtDomain) -> Result<(), Fault> {
     domain.set_time(0, 0, sys::VIR_DOMAIN_TIME_SYNC)?;
     Ok(())
+}
+
+/// How often a lock is tried that was refused, and then had no owner: the owner released it in between.
+const LOCK_ATTEMPTS: u32 = 8;
+
+pub(super) fn lock(connect: &Connect, name: &str, lock: &DomainLock) -> Result<Locked, Fault> {
+    let xml = lock_xml::to_define(name, lock);
+    let mut attempts = LOCK_ATTEMPTS;
+    loop {
+        let refused = match Secret::define_xml(connect, c_text(&xml)?, 0) {
+            Ok(_) => return Ok(Locked::Ours),
+            Err(refused) if keeps_no_secrets(&refused) => {
+                return Ok(Locked::Unsupported(refused.message().to_owned()));
+            }
+            Err(refused) => refused,
+        };
+        match lock_holder(connect, name)? {
+            Some(holder) if holder.id != lock.id => return Ok(Locked::Theirs(holder)),
+            _ if attempts == 0 => return Err(refused.into()),
+            _ => attempts -= 1,
+        }
+    }
+}
+
+pub(super) fn lock_holder(connect: &Connect, name: &str) -> Result<Option<DomainLock>, Fault> {
+    let usage = lock_xml::usage(name);
+    let usage_type = sys::VIR_SECRET_USAGE_TYPE_TLS.cast_signed();
+    let secret = match Secret::lookup_by_usage(connect, usage_type, c_text(&usage)?) {
+        Err(refused) if keeps_no_secrets(&refused) => return Ok(None),
+        result => if_any(result, ErrorNumber::NoSecret)?,
+    };
+    let Some(secret) = secret else { return Ok(None) };
+    match if_any(secret.get_xml_desc(0), ErrorNumber::NoSecret)? {
+        Some(xml) => lock_xml::read(&xml).map(Some).map_err(Fault::Answer),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn unlock(connect: &Connect, id: uuid::Uuid) -> Result<(), Fault> {
+    let secret = match Secret::lookup_by_uuid(connect, id) {
+        Err(refused) if keeps_no_secrets(&refused) => return Ok(()),
+        result => if_any(result, ErrorNumber::NoSecret)?,
+    };
+    match secret {
+        Some(secret) => if_any(secret.undefine(), ErrorNumber::NoSecret).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Whether an error says that there is no secret driver: the hypervisor's own has none, or its daemon (`virtsecretd`, where
+/// each driver has one) is not there.
+fn keeps_no_secrets(error: &Error) -> bool {
+    matches!(
+        error.code(),
+        ErrorNumber::NoSupport
+            | ErrorNumber::NoConnect
+            | ErrorNumber::NoSecretStart
+            | ErrorNumber::SystemError
+    )
 }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::Value;
 use tokio::sync::OnceCell;
+use uuid::Uuid;
 use virt::{connect::Connect, domain::Domain as VirtDomain};
 
 use self::{
@@ -27,7 +28,10 @@ use self::{
     events::Event,
     pool::{Lost, Pool},
 };
-use super::{Capabilities, Domain, DomainMetadata, Hypervisor, HypervisorError, NewSnapshot, Snapshot, kvm};
+use super::{
+    Capabilities, Domain, DomainLock, DomainMetadata, Hypervisor, HypervisorError, Locked, NewSnapshot,
+    Snapshot, kvm,
+};
 use crate::base::Dirs;
 
 /// How long a connection may take to open: it may lead through SSH to another host.
@@ -71,19 +75,31 @@ impl Libvirt {
         Ok(Self { uri: uri.to_owned(), pool, capabilities: OnceCell::new() })
     }
 
-    /// The URI it was connected with.
-    pub fn uri(&self) -> &str {
-        &self.uri
-    }
-
     async fn call<T: Send + 'static>(
         &self,
         limit: Duration,
         operation: &str,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
+        Self::answer(limit, operation, self.pool.run(call)).await
+    }
+
+    /// A call about a lock: short, and not to be kept waiting by long ones.
+    async fn lock_call<T: Send + 'static>(
+        &self,
+        operation: &str,
+        call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, HypervisorError> {
+        Self::answer(ASK_LIMIT, operation, self.pool.run_urgently(call)).await
+    }
+
+    async fn answer<T>(
+        limit: Duration,
+        operation: &str,
+        call: impl Future<Output = Result<Result<T, Fault>, Lost>>,
+    ) -> Result<T, HypervisorError> {
         let operation = || operation.to_owned();
-        match tokio::time::timeout(limit, self.pool.run(call)).await {
+        match tokio::time::timeout(limit, call).await {
             Err(_) => Err(HypervisorError::TimedOut { operation: operation(), timeout: limit }),
             Ok(Err(Lost)) => Err(HypervisorError::Libvirt {
                 operation: operation(),
@@ -158,6 +174,10 @@ impl Waiter {
 
 #[async_trait]
 impl Hypervisor for Libvirt {
+    fn uri(&self) -> &str {
+        &self.uri
+    }
+
     async fn capabilities(&self) -> Result<Capabilities, HypervisorError> {
         let operation = "tell its capabilities";
         let capabilities = self.capabilities.get_or_try_init(async || {
@@ -283,5 +303,20 @@ impl Hypervisor for Libvirt {
     async fn synchronize_clock(&self, name: &str) -> Result<(), HypervisorError> {
         let operation = format!("set the clock of domain {name}");
         self.domain_call(agent::COMMAND_LIMIT, &operation, name, calls::synchronize_clock).await
+    }
+
+    async fn lock(&self, name: &str, lock: &DomainLock) -> Result<Locked, HypervisorError> {
+        let (operation, name, lock) = (format!("lock domain {name}"), name.to_owned(), lock.clone());
+        self.lock_call(&operation, move |connect| calls::lock(connect, &name, &lock)).await
+    }
+
+    async fn lock_holder(&self, name: &str) -> Result<Option<DomainLock>, HypervisorError> {
+        let (operation, name) = (format!("say who has locked domain {name}"), name.to_owned());
+        self.lock_call(&operation, move |connect| calls::lock_holder(connect, &name)).await
+    }
+
+    async fn unlock(&self, name: &str, id: Uuid) -> Result<(), HypervisorError> {
+        let operation = format!("release the lock of domain {name}");
+        self.lock_call(&operation, move |connect| calls::unlock(connect, id)).await
     }
 }

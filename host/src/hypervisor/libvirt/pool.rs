@@ -15,6 +15,10 @@ use super::events::{Event, Registration, start_event_loop};
 /// and with that also the answers that keep the connection alive.
 const THREADS: usize = 4;
 
+/// A thread for calls that are short and can't wait for long ones to end. While it makes one beside four others, the daemon
+/// stops reading for that moment.
+const URGENT_THREADS: usize = 1;
+
 /// A dead peer is noticed after this many seconds, times [`KEEPALIVE_COUNT`].
 const KEEPALIVE_INTERVAL: i32 = 5;
 const KEEPALIVE_COUNT: u32 = 6;
@@ -25,6 +29,7 @@ type Job = Box<dyn FnOnce(&Connect) + Send>;
 /// ending. The connection is closed, on one of these threads, when the pool is dropped and its last call has returned.
 pub(super) struct Pool {
     jobs: mpsc::Sender<Job>,
+    urgent: mpsc::Sender<Job>,
     registration: std::sync::Weak<Registration>,
 }
 
@@ -46,19 +51,37 @@ impl Pool {
                 .map_err(|_| "the connecting thread ended")?
                 .map_err(|error| error.message().to_owned())?,
         );
-        let (jobs, queue) = mpsc::channel();
-        let queue = Arc::new(Mutex::new(queue));
-        let pool = Self { jobs, registration: Arc::downgrade(&registration) };
-        for _ in 0..THREADS {
-            let (registration, queue) = (Arc::clone(&registration), Arc::clone(&queue));
-            spawn("libvirt-call", move || work(&registration, &queue))?;
-        }
-        Ok(pool)
+        let start = |threads| {
+            let (jobs, queue) = mpsc::channel();
+            let queue = Arc::new(Mutex::new(queue));
+            for _ in 0..threads {
+                let (registration, queue) = (Arc::clone(&registration), Arc::clone(&queue));
+                spawn("libvirt-call", move || work(&registration, &queue))?;
+            }
+            Ok::<_, String>(jobs)
+        };
+        let (jobs, urgent) = (start(THREADS)?, start(URGENT_THREADS)?);
+        Ok(Self { jobs, urgent, registration: Arc::downgrade(&registration) })
     }
 
     /// Runs `call` on one of the threads and gives its result. A call whose caller has gone before its turn is not made.
     pub(super) async fn run<T: Send + 'static>(
         &self,
+        call: impl FnOnce(&Connect) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        Self::run_on(&self.jobs, call).await
+    }
+
+    /// As [`Self::run`], for a short call that must not wait until long ones have ended.
+    pub(super) async fn run_urgently<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Connect) -> T + Send + 'static,
+    ) -> Result<T, Lost> {
+        Self::run_on(&self.urgent, call).await
+    }
+
+    async fn run_on<T: Send + 'static>(
+        jobs: &mpsc::Sender<Job>,
         call: impl FnOnce(&Connect) -> T + Send + 'static,
     ) -> Result<T, Lost> {
         let (result, done) = oneshot::channel();
@@ -67,7 +90,7 @@ impl Pool {
                 let _ = result.send(call(connect));
             }
         });
-        self.jobs.send(job).map_err(|_| Lost)?;
+        jobs.send(job).map_err(|_| Lost)?;
         done.await.map_err(|_| Lost)
     }
 

@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::hypervisor::{Domain, Snapshot};
+use crate::hypervisor::{Domain, DomainLock, Locked, Snapshot};
 
 /// A method of [`Hypervisor`](crate::hypervisor::Hypervisor).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +25,9 @@ pub enum Method {
     WaitForAgent,
     AgentCommand,
     SynchronizeClock,
+    Lock,
+    LockHolder,
+    Unlock,
 }
 
 /// A call that was made.
@@ -53,6 +56,9 @@ pub enum Fault {
     Hang,
     /// It does what it should, and then fails with this message: its answer was lost.
     FailAfter(String),
+    /// It dies half way, with this message: a domain that was being started or saved stays paused, one that was being put back
+    /// into a snapshot is off, one that was being undefined has lost its snapshots. Calls with nothing half way just fail.
+    HalfWay(String),
     /// It does nothing and says that it did. Where a method has a result, the call fails instead.
     Pretend,
 }
@@ -73,3 +79,15 @@ impl Pretended for Option<Domain> {}
 impl Pretended for Vec<Domain> {}
 impl Pretended for Vec<Snapshot> {}
 impl Pretended for Value {}
+
+impl Pretended for Option<DomainLock> {
+    fn pretended() -> Option<Self> {
+        Some(None)
+    }
+}
+
+impl Pretended for Locked {
+    fn pretended() -> Option<Self> {
+        Some(Self::Ours)
+    }
+}

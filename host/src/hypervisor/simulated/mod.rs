@@ -5,6 +5,8 @@
 //! power button, and what is on its disk ([`Simulated::write`], which snapshots keep and bring back).
 
 mod call;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -15,14 +17,16 @@ use std::{
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use self::call::Pretended;
 pub use self::call::{Call, Fault, Method};
 use super::{
-    Capabilities, Domain, DomainMetadata, DomainState, GuestCapability, Hypervisor, HypervisorError,
-    NewSnapshot, Snapshot,
+    Capabilities, Domain, DomainLock, DomainMetadata, DomainState, GuestCapability, Hypervisor,
+    HypervisorError, Locked, NewSnapshot, Snapshot,
     domain_xml::{self, AgentChannel},
 };
+use crate::base::SnapshotKind;
 
 /// What a simulated guest agent answers to a command, or its error.
 pub type AgentAnswers = Arc<dyn Fn(&Value) -> Result<Value, String> + Send + Sync>;
@@ -70,6 +74,9 @@ struct State {
     calls: Vec<Call>,
     faults: VecDeque<Injected>,
     time: i64,
+    locks: BTreeMap<String, DomainLock>,
+    /// Why it has no driver for locks, if it has none.
+    keeps_no_locks: Option<String>,
 }
 
 /// A hypervisor in memory. Cloning gives another handle to the same one.
@@ -102,19 +109,19 @@ impl Simulated {
     /// Another hypervisor that has the same machines, without faults: what happens to one does not happen to the other.
     #[must_use]
     pub fn fork(&self) -> Self {
-        let state = self.lock();
+        let state = self.state();
         let state = State { machines: state.machines.clone(), time: state.time, ..State::default() };
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()), size: self.size }
     }
 
     /// The calls that were made up to now, in order, failed ones too.
     pub fn calls(&self) -> Vec<Call> {
-        self.lock().calls.clone()
+        self.state().calls.clone()
     }
 
     /// Forgets the calls that were made.
     pub fn clear_calls(&self) {
-        self.lock().calls.clear();
+        self.state().calls.clear();
     }
 
     /// Makes the next call of `method` (about `domain`, if one is given) go wrong. Several faults of one method meet one call
@@ -126,22 +133,22 @@ impl Simulated {
     /// As [`Self::inject`], after `spared` such calls have gone well.
     pub fn inject_after(&self, spared: usize, method: Method, domain: Option<&str>, fault: Fault) {
         let domain = domain.map(str::to_owned);
-        self.lock().faults.push_back(Injected { method, domain, spared, fault });
+        self.state().faults.push_back(Injected { method, domain, spared, fault });
     }
 
     /// Forgets the faults that have not met a call yet.
     pub fn clear_faults(&self) {
-        self.lock().faults.clear();
+        self.state().faults.clear();
     }
 
     /// Faults that have not met a call yet.
     pub fn faults_left(&self) -> usize {
-        self.lock().faults.len()
+        self.state().faults.len()
     }
 
     /// A domain and its snapshots, oldest first, without a call: no fault is met, nothing is noted.
     pub fn look(&self, domain: &str) -> Option<(Domain, Vec<Snapshot>)> {
-        let state = self.lock();
+        let state = self.state();
         let machine = state.machines.get(domain)?;
         let snapshots = machine.snapshots.iter().map(|kept| kept.snapshot.clone()).collect();
         Some((machine.describe().ok()?, snapshots))
@@ -180,23 +187,35 @@ impl Simulated {
 
     /// The lines on the guest's disk; none if there is no such domain.
     pub fn disk(&self, domain: &str) -> Vec<String> {
-        self.lock().machines.get(domain).map(|machine| machine.disk.clone()).unwrap_or_default()
+        self.state().machines.get(domain).map(|machine| machine.disk.clone()).unwrap_or_default()
     }
 
     /// The lines on the disk that a snapshot keeps; none if there is no such snapshot.
     pub fn kept_disk(&self, domain: &str, snapshot: &str) -> Vec<String> {
-        let state = self.lock();
+        let state = self.state();
         let mut kept = state.machines.get(domain).into_iter().flat_map(|machine| &machine.snapshots);
         let found = kept.find(|kept| kept.snapshot.name == snapshot);
         found.map(|kept| kept.disk.clone()).unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// From now on it keeps no locks, for this reason.
+    pub fn set_keeps_no_locks(&self, why: &str) {
+        let mut state = self.state();
+        state.locks.clear();
+        state.keeps_no_locks = Some(why.to_owned());
+    }
+
+    /// Forgets all locks, as libvirt does when its daemon is started anew.
+    pub fn forget_locks(&self) {
+        self.state().locks.clear();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn change(&self, domain: &str, change: impl FnOnce(&mut Machine)) {
-        if let Some(machine) = self.lock().machines.get_mut(domain) {
+        if let Some(machine) = self.state().machines.get_mut(domain) {
             change(machine);
         }
         self.changed.send_replace(());
@@ -216,17 +235,22 @@ impl Simulated {
         let call = Call { method, domain: domain.to_owned(), argument: argument.to_owned() };
         let error = |message| HypervisorError::Libvirt { operation: call.to_string(), message };
         let fault = {
-            let mut state = self.lock();
+            let mut state = self.state();
             state.calls.push(call.clone());
             state.meet(method, domain)
         };
         match fault {
             Some(Fault::Fail(message)) => return Err(error(message)),
             Some(Fault::Hang) => return std::future::pending().await,
+            Some(Fault::HalfWay(message)) => {
+                self.state().half_way(method, domain);
+                self.changed.send_replace(());
+                return Err(error(message));
+            }
             Some(Fault::Pretend) => return T::pretended().ok_or_else(|| error("pretended".to_owned())),
             Some(Fault::FailAfter(_)) | None => {}
         }
-        let result = act(&mut self.lock());
+        let result = act(&mut self.state());
         self.changed.send_replace(());
         match fault {
             Some(Fault::FailAfter(message)) => Err(error(message)),
@@ -244,7 +268,7 @@ impl Simulated {
         let wait = async {
             loop {
                 changed.mark_unchanged();
-                if let Some(result) = done(&self.lock()) {
+                if let Some(result) = done(&self.state()) {
                     return result;
                 }
                 // The sender lives as long as `self`.
@@ -268,6 +292,21 @@ impl State {
             return None;
         }
         self.faults.remove(index).map(|injected| injected.fault)
+    }
+
+    /// What a call leaves that dies half way.
+    fn half_way(&mut self, method: Method, domain: &str) {
+        let Some(machine) = self.machines.get_mut(domain) else { return };
+        match method {
+            Method::Start => machine.state = DomainState::Paused,
+            Method::CreateSnapshot if machine.is_active() => machine.state = DomainState::Paused,
+            Method::Revert => machine.state = DomainState::ShutOff,
+            Method::Undefine if !machine.is_active() => {
+                machine.snapshots.clear();
+                machine.current = None;
+            }
+            _ => {}
+        }
     }
 
     fn machine(&mut self, name: &str) -> Result<&mut Machine, String> {
@@ -312,6 +351,23 @@ impl Machine {
         Ok(Domain { metadata: self.metadata.clone(), ..domain })
     }
 
+    /// What stands on an external snapshot does so through its files: libvirt merges them into those of the present state,
+    /// and into no others.
+    fn may_delete(&self, name: &str) -> Result<(), String> {
+        let find =
+            |name: &str| self.snapshots.iter().map(|kept| &kept.snapshot).find(|kept| kept.name == name);
+        let external = find(name).is_some_and(|snapshot| snapshot.kind != SnapshotKind::Internal);
+        let children =
+            self.snapshots.iter().filter(|kept| kept.snapshot.parent.as_deref() == Some(name)).count();
+        let parent = |snapshot: &&Snapshot| find(snapshot.parent.as_deref()?);
+        let current = self.current.as_deref().and_then(find);
+        let active = std::iter::successors(current, parent).any(|snapshot| snapshot.name == name);
+        if external && children > usize::from(active) {
+            return Err("unsupported configuration: it is external and has children".to_owned());
+        }
+        Ok(())
+    }
+
     fn has_agent_channel(&self) -> bool {
         domain_xml::agent_channel(&self.xml) != Ok(AgentChannel::Absent)
     }
@@ -327,6 +383,10 @@ impl Machine {
 
 #[async_trait]
 impl Hypervisor for Simulated {
+    fn uri(&self) -> &str {
+        "simulated:///"
+    }
+
     async fn capabilities(&self) -> Result<Capabilities, HypervisorError> {
         self.call(Method::Capabilities, "", "", |_| Ok(())).await?;
         let guest = GuestCapability {
@@ -435,13 +495,23 @@ impl Hypervisor for Simulated {
             if machine.snapshots.iter().any(|kept| kept.snapshot.name == snapshot.name) {
                 return Err(format!("operation failed: domain snapshot {} already exists", snapshot.name));
             }
+            let runs = machine.is_active();
+            if runs && snapshot.kind == SnapshotKind::Disk {
+                return Err("it is running, and its memory would be lost".to_owned());
+            }
+            let kind = match snapshot.kind {
+                SnapshotKind::External if !runs => SnapshotKind::Disk,
+                kind => kind,
+            };
             let parent = machine.current.replace(snapshot.name.clone());
             let taken = Snapshot {
                 name: snapshot.name.clone(),
                 description: snapshot.description.clone(),
                 creation_time,
                 parent,
-                live: machine.is_active(),
+                live: runs,
+                kind,
+                files: Vec::new(),
             };
             machine.snapshots.push(Kept {
                 snapshot: taken,
@@ -476,6 +546,7 @@ impl Hypervisor for Simulated {
             let Some(index) = machine.snapshots.iter().position(|kept| kept.snapshot.name == snapshot) else {
                 return Ok(());
             };
+            machine.may_delete(snapshot)?;
             let parent = machine.snapshots.remove(index).snapshot.parent;
             for child in &mut machine.snapshots {
                 if child.snapshot.parent.as_deref() == Some(snapshot) {
@@ -520,69 +591,32 @@ impl Hypervisor for Simulated {
     async fn synchronize_clock(&self, name: &str) -> Result<(), HypervisorError> {
         self.call(Method::SynchronizeClock, name, "", |state| state.running(name)?.agent().map(drop)).await
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const XML: &str = "<domain><name>vm</name></domain>";
-
-    async fn state(simulated: &Simulated) -> DomainState {
-        simulated.domain("vm").await.unwrap().unwrap().state
+    async fn lock(&self, name: &str, lock: &DomainLock) -> Result<Locked, HypervisorError> {
+        self.call(Method::Lock, name, "", |state| {
+            Ok(match (&state.keeps_no_locks, state.locks.get(name)) {
+                (Some(why), _) => Locked::Unsupported(why.clone()),
+                (None, Some(held)) if held.id != lock.id => Locked::Theirs(held.clone()),
+                (None, _) => {
+                    state.locks.insert(name.to_owned(), lock.clone());
+                    Locked::Ours
+                }
+            })
+        })
+        .await
     }
 
-    #[tokio::test]
-    async fn each_fault_meets_one_call() {
-        let simulated = Simulated::new();
-        simulated.define(XML).await.unwrap();
-        simulated.inject(Method::Start, Some("other"), Fault::Fail("not this one".into()));
-        for fault in [Fault::Fail("refused".into()), Fault::Pretend, Fault::FailAfter("answer lost".into())] {
-            simulated.inject(Method::Start, None, fault);
-        }
-        assert!(simulated.start("vm").await.unwrap_err().to_string().ends_with("refused"));
-        assert_eq!(state(&simulated).await, DomainState::ShutOff);
-        simulated.start("vm").await.unwrap();
-        assert_eq!(state(&simulated).await, DomainState::ShutOff);
-        assert!(simulated.start("vm").await.unwrap_err().to_string().ends_with("answer lost"));
-        assert_eq!(state(&simulated).await, DomainState::Running);
-        simulated.inject(Method::Destroy, Some("vm"), Fault::Hang);
-        let destroy = tokio::time::timeout(Duration::from_millis(10), simulated.destroy("vm"));
-        assert!(destroy.await.is_err());
-        assert_eq!(state(&simulated).await, DomainState::Running);
-        assert_eq!(simulated.faults_left(), 1);
-        let starts = simulated.calls().iter().filter(|call| call.method == Method::Start).count();
-        assert_eq!(starts, 3);
+    async fn lock_holder(&self, name: &str) -> Result<Option<DomainLock>, HypervisorError> {
+        self.call(Method::LockHolder, name, "", |state| Ok(state.locks.get(name).cloned())).await
     }
 
-    #[tokio::test]
-    async fn a_revert_brings_back_the_disk() {
-        let simulated = Simulated::new();
-        simulated.define(XML).await.unwrap();
-        simulated.write("vm", "kept");
-        let snapshot = NewSnapshot { name: "clean".into(), description: String::new() };
-        simulated.create_snapshot("vm", &snapshot).await.unwrap();
-        simulated.write("vm", "lost");
-        simulated.revert("vm", "clean").await.unwrap();
-        assert_eq!(simulated.disk("vm"), ["kept"]);
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_starts_late_is_waited_for() {
-        let simulated = Simulated::new();
-        let channel = "<channel><target type='virtio' name='org.qemu.guest_agent.0'/></channel>";
-        simulated
-            .define(&format!("<domain><name>vm</name><devices>{channel}</devices></domain>"))
-            .await
-            .unwrap();
-        simulated.set_agent_starts("vm", false);
-        simulated.start("vm").await.unwrap();
-        let (answers, ()) = tokio::join!(simulated.wait_for_agent("vm", Duration::from_secs(3600)), async {
-            tokio::task::yield_now().await;
-            simulated.set_agent_starts("vm", true);
-        });
-        assert!(answers.unwrap());
-        let ping = simulated.agent_command("vm", &json!({"execute": "guest-ping"})).await.unwrap();
-        assert_eq!(ping, json!({"return": {}}));
+    async fn unlock(&self, name: &str, id: Uuid) -> Result<(), HypervisorError> {
+        self.call(Method::Unlock, name, "", |state| {
+            if state.locks.get(name).is_some_and(|held| held.id == id) {
+                state.locks.remove(name);
+            }
+            Ok(())
+        })
+        .await
     }
 }

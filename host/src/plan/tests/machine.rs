@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::{
-    base::{Checkpoint, Digest, Phase},
+    base::{Checkpoint, Digest, Phase, SnapshotKind},
     farm::{Gate, PhaseRules, Project},
     hypervisor::{Domain, DomainMetadata, DomainState, Snapshot},
     plan::*,
@@ -55,6 +55,8 @@ fn existing(made_from: &Wanted, checkpoints: &[Checkpoint]) -> Existing {
                 creation_time: 0,
                 parent: None,
                 live: true,
+                kind: SnapshotKind::Internal,
+                files: vec![],
             })
             .collect(),
     }
@@ -112,6 +114,27 @@ fn changed_init_restores_dependencies() {
     changed.phases[1] = vec![step(&["git", "jq"])];
     let expected =
         ["restore dependencies", "init", "discard init", "create init", "main", "terminate", "shutdown"];
+    assert_eq!(operations(&changed, Some(&existing), &all()), expected);
+}
+
+#[test]
+fn what_stands_on_an_external_checkpoint_is_discarded_before_it() {
+    let mut existing = existing(&wanted(), &Checkpoint::ALL);
+    existing.snapshots.iter_mut().for_each(|snapshot| snapshot.kind = SnapshotKind::External);
+    let mut changed = wanted();
+    changed.phases[0] = vec![step(&["wget"])];
+    let expected = [
+        "restore clean",
+        "dependencies",
+        "discard init",
+        "discard dependencies",
+        "create dependencies",
+        "init",
+        "create init",
+        "main",
+        "terminate",
+        "shutdown",
+    ];
     assert_eq!(operations(&changed, Some(&existing), &all()), expected);
 }
 

@@ -85,8 +85,13 @@ struct Case {
 
 fn trouble() -> impl Strategy<Value = Trouble> {
     // A call that hangs stands for a run that is killed there.
-    let faults =
-        [Fault::Fail("refused".into()), Fault::FailAfter("lost".into()), Fault::Hang, Fault::Pretend];
+    let faults = [
+        Fault::Fail("refused".into()),
+        Fault::FailAfter("lost".into()),
+        Fault::HalfWay("died".into()),
+        Fault::Hang,
+        Fault::Pretend,
+    ];
     let behaviours = [Behaviour::Fail, Behaviour::Trap, Behaviour::Hang, Behaviour::Panic];
     let commands = [GuestFault::Fail, GuestFault::Hang, GuestFault::Pretend, GuestFault::Disconnect];
     prop_oneof![

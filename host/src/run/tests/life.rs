@@ -75,8 +75,11 @@ async fn changed_module_makes_its_checkpoint_and_those_above_anew() {
 async fn checkpoint_of_a_machine_that_was_off_is_booted() {
     let world = World::new(["a"]);
     world.passes().await;
-    let checkpoint =
-        NewSnapshot { name: "p.0.init".into(), description: world.description("a", Checkpoint::Init).await };
+    let checkpoint = NewSnapshot {
+        name: "p.0.init".into(),
+        description: world.description("a", Checkpoint::Init).await,
+        ..NewSnapshot::default()
+    };
     world.hypervisor.revert("a", &checkpoint.name).await.unwrap();
     world.hypervisor.destroy("a").await.unwrap();
     world.hypervisor.delete_snapshot("a", &checkpoint.name).await.unwrap();

@@ -1,8 +1,10 @@
 //! Runs without any machine: on a simulated hypervisor and simulated guests, driven as the command line does.
 
+mod checkpoints;
 mod ends;
 mod failures;
 mod faults;
+mod leftovers;
 mod life;
 mod modules;
 mod ready;

@@ -26,8 +26,8 @@ use crate::{
     image::{Format, ImageError},
     plan::{self, Capacity, Demand, Operation, Options, Origin, Placed, Wanted},
     run::{
-        Event, EventSink, Failure, Fetched, MachineJob, Orders, ProgressInWords, Site, Storage, StorageError,
-        Summary, domain_inputs, look, run,
+        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, ProgressInWords, Site,
+        Storage, StorageError, Summary, domain_inputs, look, run,
     },
 };
 
@@ -63,7 +63,8 @@ impl World {
 
     /// As [`Self::new`].
     pub(super) fn of(names: &[String]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // In memory: the journal waits for what it writes to be on the disk.
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -149,6 +150,21 @@ impl World {
         Utf8Path::from_path(self.folder.path()).unwrap().join("locks")
     }
 
+    /// Says how a machine's checkpoints are kept.
+    pub(super) fn set_snapshot_type(&mut self, machine: &str, kind: &str) {
+        let root = Utf8Path::from_path(self.folder.path()).unwrap();
+        let path = root.join(format!("setup_vm/platforms/{machine}.yaml"));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(path, text.replace("metadata: { ", &format!("metadata: {{ snapshot_type: {kind}, ")))
+            .unwrap();
+        self.farm = Farm::load(root).unwrap();
+    }
+
+    pub(super) fn journal(&self) -> Journal {
+        let folder = Utf8Path::from_path(self.folder.path()).unwrap();
+        Journal::new(folder.join("journal"), "/machines".into())
+    }
+
     /// Does something whenever an operation of a machine begins.
     pub(super) fn at(
         &self,
@@ -195,7 +211,8 @@ impl World {
             connector: Arc::new(Wires { hypervisor: self.hypervisor.clone(), guests: self.guests.clone() }),
             storage: self.images.clone(),
             events,
-            locks: self.locks(),
+            locks: Arc::new(Locks::new(self.locks())),
+            journal: self.journal(),
             login_key: "/no/key".into(),
             record: None,
             run: Default::default(),
@@ -206,7 +223,7 @@ impl World {
         })
     }
 
-    /// Carries plans out. A run that has not ended in a week is killed.
+    /// Carries plans out. A run that has not ended in two hours is killed.
     pub(super) async fn carry_out(&self, jobs: Vec<MachineJob>) -> Ran {
         let events: Arc<Mutex<Vec<Event>>> = Arc::default();
         let record = {
@@ -239,8 +256,9 @@ impl World {
             max_failures: self.max_failures,
             stop: self.stop.clone(),
         };
-        let week = Duration::from_secs(7 * 24 * 3600);
-        let summary = tokio::time::timeout(week, run(orders, jobs)).await.ok();
+        // All steps' timeouts together are less.
+        let long = Duration::from_secs(2 * 3600);
+        let summary = tokio::time::timeout(long, run(orders, jobs)).await.ok();
         // Tasks of a run that was killed go away when they are next looked at.
         tokio::task::yield_now().await;
         let events = events.lock().unwrap().clone();

@@ -1,69 +1,37 @@
-//! What every [`Hypervisor`] does, tested with the simulated one and with libvirt as the machine has it.
+//! What every [`Hypervisor`](super::Hypervisor) does, tested with the simulated one and with libvirt as the machine has it.
 //!
 //! The real domains boot from one sector: no kernel and no image is needed, and they are up in no time.
 
-use std::{
-    path::Path,
-    process::Command,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod fixture;
 
-use async_trait::async_trait;
+use std::time::Duration;
+
 use serde_json::json;
 
+use self::fixture::{Fixture, Guest, InMemory, Real, unique_name};
 use super::{
-    Domain, DomainMetadata, DomainState, Hypervisor, HypervisorError, NewSnapshot, domain_xml,
-    libvirt::{Libvirt, default_uri},
-    simulated::Simulated,
+    Domain, DomainLock, DomainMetadata, DomainState, Hypervisor as _, HypervisorError, Locked, NewSnapshot,
+    domain_xml, libvirt::Libvirt,
 };
+use crate::base::SnapshotKind;
 
 /// Long enough for a test to be stuck where it would wait for this.
 const AN_HOUR: Duration = Duration::from_secs(3600);
-
-/// What a test's domain is like.
-#[derive(Clone, Copy, Default)]
-struct Guest {
-    /// It does not react to the power button.
-    ignores_power_button: bool,
-    /// It has a channel for a guest agent; there is no agent.
-    agent_channel: bool,
-}
-
-/// A hypervisor under test.
-#[async_trait]
-trait Fixture: Sync {
-    fn hypervisor(&self) -> &dyn Hypervisor;
-
-    /// XML of a new domain, named uniquely; it is removed at the end of the test in any case.
-    fn xml(&self, guest: Guest) -> String;
-
-    /// Called after a domain from [`Fixture::xml`] was defined.
-    fn defined(&self, _name: &str, _guest: Guest) {}
-
-    /// Pauses a domain from outside.
-    fn pause(&self, name: &str);
-
-    /// Defines a domain, and gives its name.
-    async fn define(&self, guest: Guest) -> String {
-        let xml = self.xml(guest);
-        self.hypervisor().define(&xml).await.unwrap();
-        let name = domain_xml::name(&xml).unwrap();
-        self.defined(&name, guest);
-        name
-    }
-
-    async fn state(&self, name: &str) -> DomainState {
-        self.hypervisor().domain(name).await.unwrap().unwrap().state
-    }
-}
 
 fn metadata(text: &str) -> DomainMetadata {
     DomainMetadata { origin: json!({ "image": text, "π": "<&\"'>" }), ssh_host_key: None }
 }
 
 fn new_snapshot(name: &str) -> NewSnapshot {
-    NewSnapshot { name: name.into(), description: format!("{{\"key\": \"<{name}> & 'π'\\n\"}}") }
+    NewSnapshot {
+        name: name.into(),
+        description: format!("{{\"key\": \"<{name}> & 'π'\\n\"}}"),
+        kind: SnapshotKind::Internal,
+    }
+}
+
+fn of_kind(kind: SnapshotKind, name: &str) -> NewSnapshot {
+    NewSnapshot { kind, ..new_snapshot(name) }
 }
 
 fn says(result: Result<impl std::fmt::Debug, HypervisorError>, words: &str) {
@@ -179,7 +147,8 @@ async fn a_shutdown_that_the_guest_ignores_is_told(fixture: &dyn Fixture) {
 
 async fn waiting_ends_when_the_domain_does(fixture: &dyn Fixture) {
     let hypervisor = fixture.hypervisor();
-    let name = fixture.define(Guest { ignores_power_button: true, agent_channel: true }).await;
+    let name =
+        fixture.define(Guest { ignores_power_button: true, agent_channel: true, ..Guest::default() }).await;
     hypervisor.start(&name).await.unwrap();
     let (shutdown, agent, destroy) =
         tokio::join!(hypervisor.shutdown(&name, AN_HOUR), hypervisor.wait_for_agent(&name, AN_HOUR), async {
@@ -209,7 +178,7 @@ async fn live_snapshots_are_taken_listed_reverted_and_deleted(fixture: &dyn Fixt
     );
     for taken in &list {
         assert_eq!(taken.description, new_snapshot(&taken.name).description);
-        assert!(taken.live);
+        assert_eq!((taken.live, taken.kind), (true, SnapshotKind::Internal));
         assert!(taken.creation_time > 1_600_000_000);
     }
 
@@ -253,6 +222,96 @@ async fn a_snapshot_of_a_domain_that_is_off(fixture: &dyn Fixture) {
     assert_eq!(hypervisor.snapshots(&name).await.unwrap(), []);
 }
 
+async fn external_snapshots_are_taken_reverted_and_deleted(fixture: &dyn Fixture) {
+    external_snapshots(fixture, Guest::default()).await;
+}
+
+async fn raw_disks_have_external_snapshots(fixture: &dyn Fixture) {
+    let guest = Guest { raw_disk: true, ..Guest::default() };
+    external_snapshots(fixture, guest).await;
+}
+
+async fn external_snapshots(fixture: &dyn Fixture, guest: Guest) {
+    let hypervisor = fixture.hypervisor();
+    let external = |name: &str| of_kind(SnapshotKind::External, name);
+    let name = fixture.define(guest).await;
+    let tree = async || {
+        let list = hypervisor.snapshots(&name).await.unwrap();
+        assert!(list.iter().all(|taken| taken.kind == SnapshotKind::External && taken.live));
+        let tree =
+            list.iter().map(|taken| format!("{} on {}", taken.name, taken.parent.as_deref().unwrap_or("-")));
+        tree.collect::<Vec<_>>().join(", ")
+    };
+    hypervisor.set_metadata(&name, &metadata("before")).await.unwrap();
+    hypervisor.start(&name).await.unwrap();
+    for snapshot in ["clean", "dependencies", "init"] {
+        hypervisor.create_snapshot(&name, &external(snapshot)).await.unwrap();
+    }
+    says(hypervisor.create_snapshot(&name, &external("clean")).await, "already exists");
+    assert_eq!(tree().await, "clean on -, dependencies on clean, init on dependencies");
+    let files = hypervisor.snapshots(&name).await.unwrap().remove(1).files;
+    assert!(
+        fixture.files().is_none() || files.len() == 2 && files.iter().all(|file| file.is_file()),
+        "{files:?}"
+    );
+
+    // It runs again, as it was, whether it ran before or not.
+    hypervisor.set_metadata(&name, &metadata("after")).await.unwrap();
+    hypervisor.revert(&name, "init").await.unwrap();
+    hypervisor.destroy(&name).await.unwrap();
+    for _ in 0..2 {
+        hypervisor.revert(&name, "clean").await.unwrap();
+        let domain = hypervisor.domain(&name).await.unwrap().unwrap();
+        assert_eq!((domain.state, domain.metadata), (DomainState::Running, Some(metadata("before"))));
+    }
+
+    // What stands on a snapshot of another branch does so through its files.
+    says(hypervisor.delete_snapshot(&name, "dependencies").await, "external");
+    hypervisor.delete_snapshot(&name, "init").await.unwrap();
+    hypervisor.delete_snapshot(&name, "dependencies").await.unwrap();
+    hypervisor.delete_snapshot(&name, "dependencies").await.unwrap();
+    // The same name again, and one below the present state deleted, running and off.
+    hypervisor.create_snapshot(&name, &external("dependencies")).await.unwrap();
+    hypervisor.create_snapshot(&name, &external("init")).await.unwrap();
+    hypervisor.delete_snapshot(&name, "dependencies").await.unwrap();
+    assert_eq!(tree().await, "clean on -, init on clean");
+    hypervisor.destroy(&name).await.unwrap();
+    hypervisor.delete_snapshot(&name, "clean").await.unwrap();
+    hypervisor.revert(&name, "init").await.unwrap();
+    assert_eq!(fixture.state(&name).await, DomainState::Running);
+    hypervisor.delete_snapshot(&name, "init").await.unwrap();
+    assert_eq!(tree().await, "");
+    hypervisor.destroy(&name).await.unwrap();
+    assert_eq!(fixture.files().unwrap_or(1), 1, "nothing of them is left");
+}
+
+async fn snapshots_of_disks_alone_are_of_a_domain_that_is_off(fixture: &dyn Fixture) {
+    let hypervisor = fixture.hypervisor();
+    let name = fixture.define(Guest::default()).await;
+    let disk = |name: &str| of_kind(SnapshotKind::Disk, name);
+    hypervisor.start(&name).await.unwrap();
+    says(hypervisor.create_snapshot(&name, &disk("clean")).await, "running");
+    hypervisor.destroy(&name).await.unwrap();
+    hypervisor.create_snapshot(&name, &disk("clean")).await.unwrap();
+    // With nothing in the memory there is none to keep.
+    hypervisor.create_snapshot(&name, &of_kind(SnapshotKind::External, "init")).await.unwrap();
+    for taken in hypervisor.snapshots(&name).await.unwrap() {
+        assert_eq!((taken.live, taken.kind), (false, SnapshotKind::Disk));
+        assert!(fixture.files().is_none() || taken.files.len() == 1 && taken.files[0].is_file());
+    }
+    hypervisor.start(&name).await.unwrap();
+    for snapshot in ["init", "clean", "clean", "clean"] {
+        hypervisor.revert(&name, snapshot).await.unwrap();
+        assert_eq!(fixture.state(&name).await, DomainState::ShutOff);
+    }
+    hypervisor.start(&name).await.unwrap();
+    hypervisor.delete_snapshot(&name, "init").await.unwrap();
+    hypervisor.destroy(&name).await.unwrap();
+    hypervisor.delete_snapshot(&name, "clean").await.unwrap();
+    assert_eq!(hypervisor.snapshots(&name).await.unwrap(), []);
+    assert_eq!(fixture.files().unwrap_or(1), 1, "nothing of them is left");
+}
+
 async fn an_agent_that_is_not_there_is_not_waited_for(fixture: &dyn Fixture) {
     let hypervisor = fixture.hypervisor();
     let name = fixture.define(Guest::default()).await;
@@ -293,6 +352,55 @@ async fn this_machines_guests_can_run(fixture: &dyn Fixture) {
     assert!(guest.emulator.is_absolute());
 }
 
+fn a_lock(owner: &str) -> DomainLock {
+    DomainLock { id: uuid::Uuid::new_v4(), owner: format!("{{\"owner\": \"<{owner}> & 'π'\"}}") }
+}
+
+async fn a_lock_is_taken_renewed_and_released(fixture: &dyn Fixture) {
+    let hypervisor = fixture.hypervisor();
+    // A domain is locked before there is one.
+    let name = unique_name();
+    let (mine, yours) = (a_lock("mine"), a_lock("yours"));
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), None);
+    assert_eq!(hypervisor.lock(&name, &mine).await.unwrap(), Locked::Ours);
+    assert_eq!(hypervisor.lock(&name, &yours).await.unwrap(), Locked::Theirs(mine.clone()));
+    let renewed = DomainLock { owner: "renewed".into(), ..mine.clone() };
+    assert_eq!(hypervisor.lock(&name, &renewed).await.unwrap(), Locked::Ours);
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), Some(renewed.clone()));
+    // One domain's lock is no other's.
+    let other = format!("{name} 2");
+    assert_eq!(hypervisor.lock(&other, &yours).await.unwrap(), Locked::Ours);
+    hypervisor.unlock(&other, yours.id).await.unwrap();
+
+    // What is not there is released already; what somebody else has since stays his.
+    hypervisor.unlock(&name, yours.id).await.unwrap();
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), Some(renewed));
+    hypervisor.unlock(&name, mine.id).await.unwrap();
+    assert_eq!(hypervisor.lock(&name, &yours).await.unwrap(), Locked::Ours);
+    hypervisor.unlock(&name, mine.id).await.unwrap();
+    assert_eq!(hypervisor.lock(&name, &mine).await.unwrap(), Locked::Theirs(yours.clone()));
+    hypervisor.unlock(&name, yours.id).await.unwrap();
+    assert_eq!(hypervisor.lock_holder(&name).await.unwrap(), None);
+}
+
+async fn of_many_that_take_a_lock_at_once_one_gets_it(fixture: &dyn Fixture) {
+    let hypervisor = fixture.hypervisor();
+    let name = unique_name();
+    let dead = a_lock("dead");
+    assert_eq!(hypervisor.lock(&name, &dead).await.unwrap(), Locked::Ours);
+    let locks: Vec<_> = (0..8).map(|owner| a_lock(&owner.to_string())).collect();
+    let taken = futures::future::join_all(locks.iter().map(async |lock| {
+        // As they do who have seen that its owner is dead.
+        hypervisor.unlock(&name, dead.id).await.unwrap();
+        (lock.id, hypervisor.lock(&name, lock).await.unwrap())
+    }))
+    .await;
+    let ours: Vec<_> = taken.iter().filter(|(_, taken)| *taken == Locked::Ours).map(|(id, _)| *id).collect();
+    let holder = hypervisor.lock_holder(&name).await.unwrap().unwrap().id;
+    hypervisor.unlock(&name, holder).await.unwrap();
+    assert_eq!(ours, [holder]);
+}
+
 macro_rules! contract {
     ($($test:ident)*) => {
         mod simulated {
@@ -321,10 +429,38 @@ contract! {
     waiting_ends_when_the_domain_does
     live_snapshots_are_taken_listed_reverted_and_deleted
     a_snapshot_of_a_domain_that_is_off
+    external_snapshots_are_taken_reverted_and_deleted
+    raw_disks_have_external_snapshots
+    snapshots_of_disks_alone_are_of_a_domain_that_is_off
     an_agent_that_is_not_there_is_not_waited_for
     an_agent_that_does_not_start_is_told
     calls_run_beside_each_other
     this_machines_guests_can_run
+    a_lock_is_taken_renewed_and_released
+    of_many_that_take_a_lock_at_once_one_gets_it
+}
+
+#[tokio::test]
+async fn a_driver_without_secrets_keeps_no_locks() {
+    let test = Libvirt::connect("test:///default").await.unwrap();
+    let lock = a_lock("mine");
+    let Locked::Unsupported(why) = test.lock("vm", &lock).await.unwrap() else { panic!("it has some") };
+    assert!(why.contains("not supported"), "{why}");
+    assert_eq!(test.lock_holder("vm").await.unwrap(), None);
+    test.unlock("vm", lock.id).await.unwrap();
+}
+
+#[tokio::test]
+async fn uefi_needs_external_snapshots() {
+    let fixture = Real::new().await;
+    let guest = Guest { uefi: true, ..Guest::default() };
+    let name = fixture.define(guest).await;
+    fixture.hypervisor().start(&name).await.unwrap();
+    let internal = fixture.hypervisor().create_snapshot(&name, &new_snapshot("clean")).await;
+    says(internal, "internal snapshots of a VM with pflash");
+    fixture.hypervisor().destroy(&name).await.unwrap();
+    drop(fixture);
+    external_snapshots(&Real::new().await, guest).await;
 }
 
 #[tokio::test]
@@ -333,143 +469,4 @@ async fn a_connection_that_fails_says_why_in_libvirts_words() {
     let error = Libvirt::connect(uri).await.err().unwrap().to_string();
     assert!(error.contains(uri) && error.contains("No such file or directory"), "{error}");
     assert!(Libvirt::connect("qemu:///\0").await.is_err());
-}
-
-/// Guest that powers off when the power button is pressed: it sets the button's enable bit in ACPI's PM1a enable register
-/// (0x602 on `q35`), looks at the status register (0x600) at each timer tick, and writes SLP_EN to PM1a control (0x604).
-#[rustfmt::skip]
-const HEEDS: &[u8] = &[
-    0xba, 0x02, 0x06, // 00 mov dx, 0x602
-    0xb8, 0x00, 0x01, // 03 mov ax, 0x100
-    0xef,             // 06 out dx, ax
-    0xb2, 0x00,       // 07 mov dl, 0
-    0xfb,             // 09 sti
-    0xf4,             // 0a hlt
-    0xed,             // 0b in ax, dx
-    0xf6, 0xc4, 0x01, // 0c test ah, 1
-    0x74, 0xf9,       // 0f jz 0x0a
-    0xb2, 0x04,       // 11 mov dl, 4
-    0xb8, 0x00, 0x20, // 13 mov ax, 0x2000
-    0xef,             // 16 out dx, ax
-    0xf4,             // 17 hlt
-    0xeb, 0xfd,       // 18 jmp 0x17
-];
-
-/// Guest that does nothing: `hlt`, `jmp -3`.
-const IGNORES: &[u8] = &[0xf4, 0xeb, 0xfd];
-
-fn xml(name: &str, disk: &str, guest: Guest) -> String {
-    let channel = if guest.agent_channel {
-        "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-    } else {
-        ""
-    };
-    format!(
-        "<domain type='qemu'><name>{name}</name><memory unit='MiB'>32</memory><vcpu>1</vcpu>\
-         <os><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>\
-         <cpu mode='custom'><model>qemu64</model></cpu><devices>\
-         <disk type='file' device='disk'><driver name='qemu' type='qcow2'/><source file='{disk}'/><target dev='sda' bus='sata'/></disk>\
-         {channel}<memballoon model='none'/></devices></domain>"
-    )
-}
-
-fn unique_name() -> String {
-    format!("farmhand-test-{}", uuid::Uuid::new_v4())
-}
-
-/// The simulated hypervisor.
-#[derive(Default)]
-struct InMemory(Simulated);
-
-impl Fixture for InMemory {
-    fn hypervisor(&self) -> &dyn Hypervisor {
-        &self.0
-    }
-
-    fn xml(&self, guest: Guest) -> String {
-        xml(&unique_name(), "/disk.qcow2", guest)
-    }
-
-    fn defined(&self, name: &str, guest: Guest) {
-        self.0.set_agent_starts(name, false);
-        self.0.set_heeds_power_button(name, !guest.ignores_power_button);
-    }
-
-    fn pause(&self, name: &str) {
-        self.0.pause(name);
-    }
-}
-
-/// The machine's own libvirt.
-struct Real {
-    libvirt: Libvirt,
-    folder: tempfile::TempDir,
-    domains: Mutex<Vec<Arc<str>>>,
-}
-
-impl Real {
-    async fn new() -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
-        let libvirt = Libvirt::connect(&default_uri()).await.unwrap_or_else(|error| {
-            panic!("{error}\nThis test needs libvirt with QEMU; set LIBVIRT_DEFAULT_URI if it is not at its usual place.")
-        });
-        // QEMU runs as another user under `qemu:///system`.
-        let readable = std::fs::Permissions::from_mode(0o755);
-        let folder = tempfile::Builder::new()
-            .prefix("farmhand-test-")
-            .permissions(readable)
-            .tempdir_in("/var/tmp")
-            .unwrap();
-        Self { libvirt, folder, domains: Mutex::default() }
-    }
-}
-
-impl Fixture for Real {
-    fn hypervisor(&self) -> &dyn Hypervisor {
-        &self.libvirt
-    }
-
-    fn xml(&self, guest: Guest) -> String {
-        let name = unique_name();
-        let sector = self.folder.path().join(format!("{name}.img"));
-        let mut bytes = vec![0; 1 << 20];
-        let code = if guest.ignores_power_button { IGNORES } else { HEEDS };
-        bytes[..code.len()].copy_from_slice(code);
-        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
-        std::fs::write(&sector, bytes).unwrap();
-        let disk = sector.with_extension("qcow2");
-        convert(&sector, &disk);
-        self.domains.lock().unwrap().push(name.as_str().into());
-        xml(&name, disk.to_str().unwrap(), guest)
-    }
-
-    fn pause(&self, name: &str) {
-        let connect = virt::connect::Connect::open(Some(self.libvirt.uri())).unwrap();
-        virt::domain::Domain::lookup_by_name(&connect, name).unwrap().suspend().unwrap();
-    }
-}
-
-fn convert(raw: &Path, qcow2: &Path) {
-    let output = Command::new("qemu-img")
-        .args(["convert", "-f", "raw", "-O", "qcow2"])
-        .args([raw, qcow2])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-impl Drop for Real {
-    /// Removes the domains, also after a panic.
-    fn drop(&mut self) {
-        use virt::{connect::Connect, domain::Domain, sys};
-        let Ok(mut connect) = Connect::open(Some(self.libvirt.uri())) else { return };
-        for name in self.domains.lock().unwrap_or_else(std::sync::PoisonError::into_inner).iter() {
-            let Ok(domain) = Domain::lookup_by_name(&connect, name) else { continue };
-            let _ = domain.destroy();
-            let _ = domain.undefine_flags(
-                sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE,
-            );
-        }
-        let _ = connect.close();
-    }
 }

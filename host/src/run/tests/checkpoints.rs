@@ -1,0 +1,80 @@
+//! Checkpoints of all kinds.
+
+use super::support::World;
+use crate::{
+    base::SnapshotKind,
+    hypervisor::{
+        DomainState,
+        simulated::{Fault, Method},
+    },
+};
+
+fn kinds(world: &World) -> Vec<(SnapshotKind, bool)> {
+    let (_, snapshots) = world.hypervisor.look("a").unwrap();
+    snapshots.iter().map(|snapshot| (snapshot.kind, snapshot.live)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn external_ones_are_used_as_internal_ones_are() {
+    let mut world = World::new(["a"]);
+    world.set_snapshot_type("a", "external");
+    world.passes().await;
+    assert_eq!(kinds(&world), [(SnapshotKind::External, true); 3]);
+    assert_eq!(world.passes().await.operations("a"), ["restore init", "main", "terminate", "shutdown"]);
+    world.modules.edit(crate::base::Phase::Dependencies);
+    let ran = world.passes().await;
+    assert_eq!(ran.operations("a")[..3], ["restore clean", "dependencies", "discard init"]);
+    assert_eq!(kinds(&world), [(SnapshotKind::External, true); 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_is_shut_down_for_one_of_its_disks_alone_and_boots_after_a_restore() {
+    let mut world = World::new(["a"]);
+    world.set_snapshot_type("a", "disk");
+    world.passes().await;
+    assert_eq!(kinds(&world), [(SnapshotKind::Disk, false); 3]);
+    let calls = world.hypervisor.calls();
+    let starts = calls.iter().filter(|call| call.method == Method::Start).count();
+    assert_eq!(starts, 4, "at first, and after each checkpoint");
+    let again = ["restore init", "startup", "main", "terminate", "shutdown"];
+    assert_eq!(world.passes().await.operations("a"), again);
+
+    // A machine that does not go on after its checkpoint fails there, and its checkpoint holds.
+    world.modules.edit(crate::base::Phase::Init);
+    world.hypervisor.inject_after(1, Method::Start, Some("a"), Fault::Fail("no memory".into()));
+    let ran = world.up().await;
+    assert_eq!(ran.failure("a").during, "create init");
+    assert_eq!(world.hypervisor.look("a").unwrap().0.state, DomainState::ShutOff);
+    assert_eq!(world.passes().await.operations("a"), again);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_kind_installs_anew() {
+    let mut world = World::new(["a"]);
+    world.passes().await;
+    world.set_snapshot_type("a", "internal");
+    assert_eq!(world.passes().await.operations("a")[0], "restore init", "it is what they are");
+    let mut world = World::new(["a"]);
+    world.passes().await;
+    world.set_snapshot_type("a", "disk");
+    assert_eq!(world.passes().await.operations("a")[0], "install");
+    assert_eq!(kinds(&world), [(SnapshotKind::Disk, false); 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_hypervisor_refuses_is_told_in_its_words_and_done_by_no_other_way() {
+    let world = World::new(["a"]);
+    world.passes().await;
+    let words = "internal snapshots of a VM with pflash based firmware are not supported";
+    world.hypervisor.inject(Method::Revert, Some("a"), Fault::Fail(words.into()));
+    let ran = world.up().await;
+    assert_eq!(ran.operations("a"), ["restore init", "shutdown"]);
+    assert!(ran.failure("a").causes[0].ends_with(words), "{:?}", ran.failure("a"));
+    assert_eq!(kinds(&world).len(), 3);
+
+    world.modules.edit(crate::base::Phase::Init);
+    world.hypervisor.inject(Method::CreateSnapshot, Some("a"), Fault::Fail(words.into()));
+    let ran = world.up().await;
+    assert_eq!(ran.failure("a").during, "create init");
+    assert!(ran.failure("a").causes[0].ends_with(words), "{:?}", ran.failure("a"));
+}
