@@ -21,7 +21,8 @@ enum From {
 }
 
 /// How many runs are killed from each start, 30 in all. A first run takes longest.
-const KILLS: [(From, u32); 4] = [(From::Nothing, 6), (From::Dependencies, 8), (From::Init, 8), (From::Main, 8)];
+const KILLS: [(From, u32); 4] =
+    [(From::Nothing, 6), (From::Dependencies, 8), (From::Init, 8), (From::Main, 8)];
 
 /// A farm whose phases leave a line each in a file of the guest. `main` fails when what it finds there is not what the
 /// checkpoints below it must hold.
@@ -51,10 +52,7 @@ impl TracedFarm {
         phase("dependencies", leave(format!("dependencies-{dependencies}")));
         phase("init", leave(format!("init-{init}")));
         let found = format!("dependencies-{dependencies} init-{init}");
-        phase(
-            "main",
-            format!("- run: test \"$(xargs < trace)\" = '{found}'\n{}", leave("main".into())),
-        );
+        phase("main", format!("- run: test \"$(xargs < trace)\" = '{found}'\n{}", leave("main".into())));
         phase("terminate", leave("terminate".into()));
     }
 

@@ -129,6 +129,8 @@ impl Planned {
         let workbench = Workbench::connect(args, farm).await?;
         let hosts = try_join_all(workbench.hosts.iter().map(|host| look_around(host, &selected))).await?;
         let (candidates, domains): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
+        let port = |domain: &Domain| Some((domain.ssh_port?, domain.name.clone()));
+        workbench.ports.note(domains.iter().flat_map(BTreeMap::values).filter_map(port));
         let placed = place(args, &workbench, &selected, &candidates)?;
         let capacities = candidates.into_iter().map(|candidate| candidate.capacity).collect();
         let machines = workbench.plan(placed, &domains, steps, options).await?;

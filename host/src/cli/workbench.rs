@@ -1,9 +1,6 @@
 //! What most commands need: the farm and its hypervisors.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use camino::Utf8PathBuf;
 use futures::future::{join_all, try_join_all};
@@ -20,7 +17,7 @@ use crate::{
     },
     image::Store,
     plan::Existing,
-    run::{self, EventSink, Journal, LocalStorage, Locks, Notice, RunId, Site},
+    run::{self, EventSink, Journal, LocalStorage, Locks, Notice, Ports, RunId, Site},
 };
 
 /// A farm and the hypervisors that it is on.
@@ -29,8 +26,8 @@ pub(super) struct Workbench {
     pub(super) dirs: Dirs,
     pub(super) hosts: Vec<Host>,
     pub(super) locks: Arc<Locks>,
-    /// The ports that this process gave to machines.
-    ports: Arc<Mutex<BTreeSet<u16>>>,
+    /// The ports of machines.
+    pub(super) ports: Arc<Ports>,
 }
 
 /// Where what happens in a run goes.

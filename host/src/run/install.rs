@@ -1,22 +1,13 @@
 //! Making a machine: images, disks, domain.
 
-use std::{
-    net::{Ipv4Addr, TcpListener},
-    sync::{Arc, PoisonError},
-};
+use std::sync::Arc;
 
 use super::{Event, MachineJob, RunError, Site, Stage, Storage};
 use crate::{
-    base::Digest,
     farm::{DomainInputs, Machine},
     hypervisor::{DomainMetadata, GuestCapability, Hypervisor, domain_xml},
     plan::Placed,
 };
-
-/// Ports for SSH: below Linux's ephemeral ports (32768 to 60999).
-const FIRST_PORT: u16 = 20_000;
-/// How many of them there are.
-const PORTS: u16 = 12_000;
 
 /// Makes a machine anew. What there is of it (domain, snapshots, disks) is removed, after the images have been fetched and
 /// verified.
@@ -44,7 +35,7 @@ pub(super) async fn install(site: &Site, job: &mut MachineJob) -> Result<(), Run
         ssh_host_key: None,
     };
 
-    inputs.ssh_port = free_port(site, name).await?;
+    inputs.ssh_port = site.ports.give(name)?;
     let xml = machine
         .template()
         .render(machine, &inputs)
@@ -83,27 +74,4 @@ pub fn domain_inputs(machine: &Machine, placed: &Placed, login_key: Option<&str>
         ssh_port: 0,
         login_key: login_key.filter(|_| machine.needs_login_key()).map(str::to_owned),
     }
-}
-
-/// The port that a machine gets if it is free, 0 being the first. It follows from the machine's name, so that a machine that is
-/// made anew gets its old port back.
-pub(super) fn favourite_port(machine: &str) -> u16 {
-    u16::from_str_radix(&Digest::of(machine).hex()[..4], 16).unwrap_or_default() % PORTS
-}
-
-/// A port on loopback that neither a domain, another machine of this run nor a process has.
-async fn free_port(site: &Site, machine: &str) -> Result<u16, RunError> {
-    let domains = site.hypervisor.domains().await?;
-    let taken: Vec<_> =
-        domains.iter().filter(|domain| domain.name != machine).filter_map(|domain| domain.ssh_port).collect();
-    let start = favourite_port(machine);
-    let mut given = site.ports.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_free = |port: &u16| {
-        !taken.contains(port)
-            && !given.contains(port)
-            && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
-    };
-    let port = (0..PORTS).map(|offset| FIRST_PORT + (start + offset) % PORTS).find(is_free);
-    given.extend(port);
-    port.ok_or(RunError::NoPort { first: FIRST_PORT, last: FIRST_PORT + PORTS - 1 })
 }

@@ -11,17 +11,13 @@ mod lock;
 mod machine;
 mod owner;
 mod phase;
+mod ports;
 mod ready;
 mod storage;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    num::NonZeroUsize,
-    sync::{Arc, Mutex},
-    time::Instant,
-};
+use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Instant};
 
 use camino::Utf8PathBuf;
 use tokio::task::{Id, JoinSet};
@@ -35,6 +31,7 @@ pub use install::{domain_inputs, remove};
 pub use journal::{Entry, Journal, JournalError, Leftover, Stage};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, Locks, Notice};
+pub use ports::Ports;
 pub use ready::{reach, synchronize_clock};
 pub use storage::{Fetched, ProgressInWords, Storage, StorageError};
 
@@ -73,8 +70,8 @@ pub struct Site {
     pub project: Project,
     /// How long things may take.
     pub timeouts: Timeouts,
-    /// The ports that this run has given to machines: those that it is about to define are not known to a hypervisor yet.
-    pub ports: Arc<Mutex<BTreeSet<u16>>>,
+    /// The ports of machines.
+    pub ports: Arc<Ports>,
 }
 
 impl Site {

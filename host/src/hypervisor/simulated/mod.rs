@@ -41,7 +41,9 @@ struct Guest {
 
 #[derive(Clone)]
 struct Machine {
-    xml: String,
+    /// What its XML says.
+    domain: Domain,
+    has_agent_channel: bool,
     metadata: Option<DomainMetadata>,
     state: DomainState,
     guest: Guest,
@@ -151,7 +153,7 @@ impl Simulated {
         let state = self.state();
         let machine = state.machines.get(domain)?;
         let snapshots = machine.snapshots.iter().map(|kept| kept.snapshot.clone()).collect();
-        Some((machine.describe().ok()?, snapshots))
+        Some((machine.describe(), snapshots))
     }
 
     /// Whether the guest's agent starts (now, if the domain runs, and at each boot). It does unless told otherwise; a
@@ -326,14 +328,15 @@ impl State {
 }
 
 impl Machine {
-    fn new(xml: String, metadata: Option<DomainMetadata>) -> Self {
+    fn new(domain: Domain, has_agent_channel: bool) -> Self {
         let answers = |command: &Value| match command["execute"].as_str() {
             Some("guest-ping") => Ok(json!({"return": {}})),
             command => Err(format!("The command {} has not been found", command.unwrap_or_default())),
         };
         Self {
-            xml,
-            metadata,
+            metadata: domain.metadata.clone(),
+            domain,
+            has_agent_channel,
             state: DomainState::ShutOff,
             guest: Guest { agent_starts: true, heeds_power_button: true, answers: Arc::new(answers) },
             disk: Vec::new(),
@@ -346,9 +349,8 @@ impl Machine {
         matches!(self.state, DomainState::Running | DomainState::Paused)
     }
 
-    fn describe(&self) -> Result<Domain, String> {
-        let domain = domain_xml::domain(&self.xml, self.state).map_err(|error| error.to_string())?;
-        Ok(Domain { metadata: self.metadata.clone(), ..domain })
+    fn describe(&self) -> Domain {
+        Domain { state: self.state, metadata: self.metadata.clone(), ..self.domain.clone() }
     }
 
     /// What stands on an external snapshot does so through its files: libvirt merges them into those of the present state,
@@ -368,12 +370,8 @@ impl Machine {
         Ok(())
     }
 
-    fn has_agent_channel(&self) -> bool {
-        domain_xml::agent_channel(&self.xml) != Ok(AgentChannel::Absent)
-    }
-
     fn agent(&self) -> Result<&AgentAnswers, String> {
-        if self.state == DomainState::Running && self.guest.agent_starts && self.has_agent_channel() {
+        if self.state == DomainState::Running && self.guest.agent_starts && self.has_agent_channel {
             Ok(&self.guest.answers)
         } else {
             Err("Guest agent is not responding: QEMU guest agent is not connected".to_owned())
@@ -399,15 +397,14 @@ impl Hypervisor for Simulated {
     }
 
     async fn domains(&self) -> Result<Vec<Domain>, HypervisorError> {
-        self.call(Method::Domains, "", "", |state| state.machines.values().map(Machine::describe).collect())
-            .await
+        self.call(Method::Domains, "", "", |state| {
+            Ok(state.machines.values().map(Machine::describe).collect())
+        })
+        .await
     }
 
     async fn domain(&self, name: &str) -> Result<Option<Domain>, HypervisorError> {
-        self.call(Method::Domain, name, "", |state| {
-            state.machines.get(name).map(Machine::describe).transpose()
-        })
-        .await
+        self.call(Method::Domain, name, "", |state| Ok(state.machines.get(name).map(Machine::describe))).await
     }
 
     async fn define(&self, xml: &str) -> Result<(), HypervisorError> {
@@ -415,10 +412,15 @@ impl Hypervisor for Simulated {
         let name = described.as_ref().map(|domain| domain.name.clone()).unwrap_or_default();
         self.call(Method::Define, &name, "", |state| {
             let domain = described?;
+            let has_agent_channel = domain_xml::agent_channel(xml) != Ok(AgentChannel::Absent);
             match state.machines.get_mut(&domain.name) {
-                Some(machine) => (machine.xml, machine.metadata) = (xml.to_owned(), domain.metadata),
+                Some(machine) => {
+                    machine.metadata.clone_from(&domain.metadata);
+                    (machine.domain, machine.has_agent_channel) = (domain, has_agent_channel);
+                }
                 None => {
-                    drop(state.machines.insert(domain.name, Machine::new(xml.to_owned(), domain.metadata)))
+                    let name = domain.name.clone();
+                    state.machines.insert(name, Machine::new(domain, has_agent_channel));
                 }
             }
             Ok(())
@@ -566,7 +568,7 @@ impl Hypervisor for Simulated {
         let answers = self.wait(timeout, |state| {
             let machine = state.machines.get(name).filter(|machine| machine.is_active());
             let Some(machine) = machine else { return Some(Err("it is not running".to_owned())) };
-            if machine.has_agent_channel() {
+            if machine.has_agent_channel {
                 machine.agent().is_ok().then_some(Ok(true))
             } else {
                 Some(Ok(false))

@@ -7,7 +7,7 @@ use crate::{
     base::{Checkpoint, Phase},
     farm::Gate,
     hypervisor::{DomainState, Hypervisor as _, NewSnapshot},
-    run::{Event, install::favourite_port},
+    run::{Event, ports::favourite},
 };
 
 const FIRST: [&str; 10] = [
@@ -170,7 +170,7 @@ fn rivals() -> [String; 2] {
     let mut seen = BTreeMap::new();
     for number in 0.. {
         let name = format!("m{number}");
-        if let Some(other) = seen.insert(favourite_port(&name), name.clone()) {
+        if let Some(other) = seen.insert(favourite(&name), name.clone()) {
             return [other, name];
         }
     }

@@ -170,7 +170,9 @@ impl StandIn {
             GuestError::Disconnected(message) => failed(Failure::Disconnected(message)),
             other => failed(Failure::Guest(other.to_string())),
         })?;
-        assert!(exit.success(), "the simulated guest knows the command");
+        if !exit.success() {
+            return Err(failed(Failure::CommandFailed(format!("`work` ended with {exit}"))));
+        }
         // Half of what it has to do.
         let machine = &call.context.machine;
         let left = match behaviour {

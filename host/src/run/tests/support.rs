@@ -26,7 +26,7 @@ use crate::{
     image::{Format, ImageError},
     plan::{self, Capacity, Demand, Operation, Options, Origin, Placed, Wanted},
     run::{
-        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, ProgressInWords, Site,
+        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, Ports, ProgressInWords, Site,
         Storage, StorageError, Summary, domain_inputs, look, run,
     },
 };
@@ -39,6 +39,8 @@ type Act = Box<dyn Fn(&Simulated, &SimulatedGuest) + Send + Sync>;
 /// A farm, and everything that it touches. Each machine's steps are one a phase.
 pub(super) struct World {
     folder: Arc<TempDir>,
+    /// Locks and journal.
+    data: TempDir,
     pub(super) farm: Farm,
     pub(super) hypervisor: Simulated,
     pub(super) modules: Arc<Modules>,
@@ -63,8 +65,7 @@ impl World {
 
     /// As [`Self::new`].
     pub(super) fn of(names: &[String]) -> Self {
-        // In memory: the journal waits for what it writes to be on the disk.
-        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let write = |path: &str, text: &str| {
             let path = folder.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -97,6 +98,7 @@ impl World {
         let guests = names.iter().map(|name| (name.clone(), guest())).collect();
         Self {
             folder: Arc::new(folder),
+            data: data_folder(),
             farm,
             modules: Modules::new(hypervisor.clone()),
             hypervisor,
@@ -125,6 +127,7 @@ impl World {
         let hypervisor = self.hypervisor.fork();
         Self {
             folder: self.folder.clone(),
+            data: data_folder(),
             farm: self.farm.clone(),
             modules: self.modules.fork(hypervisor.clone()),
             hypervisor,
@@ -147,7 +150,7 @@ impl World {
 
     /// The folder of the lock files.
     pub(super) fn locks(&self) -> Utf8PathBuf {
-        Utf8Path::from_path(self.folder.path()).unwrap().join("locks")
+        Utf8Path::from_path(self.data.path()).unwrap().join("locks")
     }
 
     /// Says how a machine's checkpoints are kept.
@@ -161,7 +164,7 @@ impl World {
     }
 
     pub(super) fn journal(&self) -> Journal {
-        let folder = Utf8Path::from_path(self.folder.path()).unwrap();
+        let folder = Utf8Path::from_path(self.data.path()).unwrap();
         Journal::new(folder.join("journal"), "/machines".into())
     }
 
@@ -173,6 +176,13 @@ impl World {
         act: impl Fn(&Simulated, &SimulatedGuest) + Send + Sync + 'static,
     ) {
         self.acts.lock().unwrap().push((machine.to_owned(), operation.to_owned(), Box::new(act)));
+    }
+
+    fn ports(&self) -> Arc<Ports> {
+        let ports = Ports::default();
+        let looks = self.farm.machines.keys().filter_map(|name| self.hypervisor.look(name));
+        ports.note(looks.filter_map(|(domain, _)| Some((domain.ssh_port?, domain.name))));
+        Arc::new(ports)
     }
 
     /// What the user lets the run do.
@@ -219,7 +229,7 @@ impl World {
             folder: None,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
-            ports: Arc::default(),
+            ports: self.ports(),
         })
     }
 
@@ -312,6 +322,11 @@ impl World {
         let job = jobs.iter().find(|job| job.machine.name == machine).unwrap();
         job.wanted.record(checkpoint).to_description()
     }
+}
+
+/// In memory: the journal waits for what it writes to be on the disk.
+fn data_folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
 }
 
 fn guest() -> SimulatedGuest {
