@@ -1,9 +1,12 @@
 //! The command line: a file a command. What a command prints is for people unless `--json` is given.
 
+mod check;
 mod destroy;
+mod init;
 mod machines;
 mod module;
 mod plan;
+mod schema;
 mod snapshot;
 mod ssh;
 mod status;
@@ -17,6 +20,9 @@ use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
+
+/// The exit code for wrong input, which is clap's, too.
+pub const WRONG_INPUT: u8 = 2;
 
 /// Deploys virtual machines on libvirt and provisions them phase by phase, with snapshots between the phases.
 ///
@@ -47,9 +53,12 @@ struct FarmArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Init),
+    Check(check::Check),
     Up(up::Up),
     Plan(plan::Plan),
     Machines(machines::Machines),
+    Schema(schema::Schema),
     Status(status::Status),
     Ssh(ssh::Ssh),
     #[command(subcommand)]
@@ -64,6 +73,9 @@ impl Cli {
     pub async fn run(self) -> miette::Result<ExitCode> {
         let farm = self.farm;
         match self.command {
+            Command::Init(command) => command.run(),
+            Command::Check(command) => command.run(&farm).await,
+            Command::Schema(command) => command.run(),
             Command::Up(command) => command.run(&farm).await,
             Command::Plan(command) => command.run(&farm).await,
             Command::Machines(command) => command.run(&farm),

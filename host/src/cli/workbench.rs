@@ -8,8 +8,8 @@ use miette::{IntoDiagnostic, WrapErr, miette};
 
 use super::FarmArgs;
 use crate::{
-    base::Dirs,
-    farm::{Farm, Machine},
+    base::{Dirs, Problem, Problems},
+    farm::{DomainSchema, Farm, Machine},
     guest::{keypair, ssh::SshConnector},
     hypervisor::{
         Hypervisor,
@@ -66,7 +66,7 @@ impl Workbench {
             record,
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
-            ports: Default::default(),
+            ports: self.farm.forwarded_ports().into(),
         })
     }
 
@@ -86,13 +86,13 @@ impl Planned {
     pub(super) async fn new(args: &FarmArgs, names: &[String], fresh: bool) -> miette::Result<Self> {
         let farm = Farm::load(&args.farm)?;
         let options = Options { allowed: farm.config.allowed(), fresh };
-        let dirs = dirs()?;
-        let engine = Engine::new(Some(dirs.modules()), Limits::default().with(&farm.config.limits))
-            .into_diagnostic()?;
-        let library = Library::new(engine, module::default_folders());
+        let library = library(&farm, &dirs()?)?;
         let selected: Vec<_> =
             select(&farm, names)?.into_iter().map(|machine| machine.name.clone()).collect();
-        let mut steps = library.resolve_farm(&farm, &selected).await?;
+        let Inspected { mut steps, mut problems } = inspect(&farm, &selected, &library).await;
+        let chosen = selected.iter().filter_map(|name| farm.machines.get(name));
+        problems.extend(farm.check_reachable(chosen).err().into_iter().flatten());
+        Problems::unless_empty(problems, ())?;
         let workbench = Workbench::connect(args, farm).await?;
         let jobs = workbench.jobs(&selected, &mut steps, &options).await?;
         Ok(Self { workbench, jobs })
@@ -135,6 +135,37 @@ impl Workbench {
         }
         Ok(jobs)
     }
+}
+
+/// What was found out about a farm without a hypervisor.
+pub(super) struct Inspected {
+    /// The steps of machines whose steps are in order.
+    pub(super) steps: IndexMap<String, ResolvedSteps>,
+    /// What is wrong.
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Checks the named machines' phase modules, grants and settings, and their domains against libvirt's schema. Without the
+/// schema it says so.
+pub(super) async fn inspect(farm: &Farm, names: &[String], library: &Library) -> Inspected {
+    let mut problems = Vec::new();
+    let machines = names.iter().filter_map(|name| farm.machines.get(name));
+    match DomainSchema::installed() {
+        Ok(schema) => problems.extend(farm.check_domains(machines, &schema).err().into_iter().flatten()),
+        Err(error) => eprintln!("domain XML is only checked to be well-formed: {error}"),
+    }
+    let steps = library.resolve_farm(farm, names).await.unwrap_or_else(|found| {
+        problems.extend(found);
+        IndexMap::new()
+    });
+    Inspected { steps, problems }
+}
+
+/// The phase modules that a farm may use.
+pub(super) fn library(farm: &Farm, dirs: &Dirs) -> miette::Result<Library> {
+    let limits = Limits::default().with(&farm.config.limits);
+    let engine = Engine::new(Some(dirs.modules()), limits).into_diagnostic()?;
+    Ok(Library::new(engine, module::default_folders()))
 }
 
 /// farmhand's folders, made if need be.
