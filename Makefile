@@ -53,6 +53,10 @@ deny: packages ## Check the dependencies' licences and sources (installs cargo-d
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
 	cargo deny --locked check bans licenses sources
 
+.PHONY: fuzz
+fuzz: packages ## Feed the reader of farms with mutations of its bad inputs for a minute
+	@tests/fuzz/run.sh 60
+
 .PHONY: test
 test: lint modules images ## Run all tests, those on real machines included
 	@trap tests/testbed/stop-libvirt.sh EXIT

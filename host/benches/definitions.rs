@@ -85,10 +85,13 @@ vm:
         );
         fs::write(root.join(format!("setup_vm/platforms/platform{index}.yaml")), text)?;
     }
-    fs::write(root.join("provisioning_phases/main.yaml"), "- run: echo hello\n")
+    // One file that all machines share, and one that each has rendered for itself.
+    fs::write(root.join("provisioning_phases/init.yaml"), "- run: echo hello\n")?;
+    fs::write(root.join("provisioning_phases/main.yaml"), "- run: echo hello from {{ machine_name }}\n")
 }
 
 fn load(criterion: &mut Criterion) {
+    let mut last = 0;
     let mut group = criterion.benchmark_group("load");
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     for (targets, platforms) in SIZES {
@@ -110,6 +113,13 @@ fn load(criterion: &mut Criterion) {
         let kept = ALLOCATED.load(Ordering::Relaxed) - before;
         assert_eq!(farm.machines.len(), machines);
         eprintln!("{machines} machines keep {} KiB, {} bytes each", kept >> 10, kept / machines);
+        // What is not the machines' own is shared, so that more machines cost less each.
+        let each = kept / machines;
+        assert!(
+            last == 0 || each <= last + last / 10,
+            "memory grows faster than machines: {last} then {each}"
+        );
+        last = each;
         drop(farm);
         group.throughput(Throughput::Elements(machines as u64));
         group.bench_function(BenchmarkId::from_parameter(machines), |bencher| {

@@ -3,10 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use farmhand::cli::{Cli, askpass};
-
-/// The exit code for wrong input, which is clap's, too.
-const WRONG_INPUT: u8 = 2;
+use farmhand::cli::{Cli, WRONG_INPUT, askpass};
 
 fn main() -> ExitCode {
     // Paths that are broken at the terminal's edge can't be copied.

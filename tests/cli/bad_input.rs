@@ -6,6 +6,8 @@ use std::{path::Path, process::Command};
 #[test]
 fn bad_input_is_explained_and_nothing_is_touched() {
     let mut count = 0;
+    // One for all, so that modules are compiled once.
+    let home = tempfile::tempdir().unwrap();
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/modules");
     assert!(
         modules.join("shell.wasm").is_file(),
@@ -13,7 +15,6 @@ fn bad_input_is_explained_and_nothing_is_touched() {
     );
     insta::glob!("bad/*/farm.yaml", |farm| {
         count += 1;
-        let home = tempfile::tempdir().unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_farmhand"))
             .args(["--connect", "test:///never-reached", "plan"])
             .current_dir(farm.parent().unwrap())
@@ -31,12 +32,16 @@ fn bad_input_is_explained_and_nothing_is_touched() {
             stderr.replace(root.to_str().unwrap(), "FARM").replace(modules.to_str().unwrap(), "MODULES");
         let target = Path::new(env!("CARGO_BIN_EXE_farmhand")).parent().unwrap().parent().unwrap();
         let text = text.replace(target.to_str().unwrap(), "TARGET");
+        // Each problem has a place and says what to do.
+        for problem in text.split("\nError: \n").skip(1) {
+            assert!(problem.contains("╭─[") && problem.contains("help: "), "{}: {problem}", farm.display());
+        }
         let name = root.file_name().unwrap().to_str().unwrap().to_owned();
         insta::with_settings!({ prepend_module_to_snapshot => false, snapshot_suffix => "" }, {
             insta::assert_snapshot!(name, text);
         });
     });
-    assert!(count >= 30, "only {count} folders were found");
+    assert!(count >= 80, "only {count} folders were found");
 }
 
 /// A farm without mistakes on a hypervisor that is not there.

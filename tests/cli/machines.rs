@@ -53,3 +53,9 @@ fn explanations_are_for_programs_too() {
     assert_eq!(find("vm.ram")["line"], 14);
     assert_eq!(find("vm.metadata.auth.password")["value"], serde_json::Value::Null);
 }
+
+#[test]
+fn domain_xml_of_a_machine() {
+    let xml = machines(&["--xml", "mapping_amd64"]);
+    insta::assert_snapshot!("xml-mapping", xml);
+}

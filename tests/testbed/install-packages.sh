@@ -31,7 +31,7 @@ virtualization=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients
     qemu-system-x86 qemu-utils)
 others=(passt dnsmasq-base ovmf tini openssh-client openssh-server sudo busybox procps passwd
     # a Rust build with C libraries
-    gcc make pkg-config curl git ca-certificates
+    gcc g++ make pkg-config curl git ca-certificates
     # the images
     mmdebstrap debian-archive-keyring dpkg-dev uidmap fakeroot kmod e2fsprogs xz-utils zstd
     libarchive-tools pacman-package-manager makepkg)

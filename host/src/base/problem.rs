@@ -7,10 +7,17 @@ use miette::{Diagnostic, LabeledSpan, MietteSpanContents, SourceCode, SourceSpan
 const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// A text file of the user's, kept so that problems can point into it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SourceFile {
     path: Utf8PathBuf,
     text: Arc<str>,
+}
+
+/// Without its text, in which there may be passwords.
+impl fmt::Debug for SourceFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SourceFile").field(&self.path).finish()
+    }
 }
 
 impl SourceFile {
@@ -108,6 +115,13 @@ impl Problem {
         self
     }
 
+    /// Says where it is, unless that is known.
+    #[must_use]
+    pub fn or_at(self, file: &SourceFile, range: Range<usize>) -> Self {
+        let place = self.place.or_else(|| file.problem(range, "").place);
+        Self { place, ..self }
+    }
+
     /// What is wrong, without the place.
     pub fn message(&self) -> &str {
         &self.message
@@ -121,9 +135,20 @@ impl Problem {
 
     /// `file:line:column`, if it is in a file.
     pub fn location(&self) -> Option<String> {
+        let (file, line, column) = self.position()?;
+        Some(format!("{file}:{line}:{column}"))
+    }
+
+    /// The file, line and column (both from 1) that it is at, if it is in a file.
+    pub fn position(&self) -> Option<(&Utf8Path, usize, usize)> {
         let (file, range) = self.place.as_ref()?;
         let (line, column) = file.position(range.start);
-        Some(format!("{}:{line}:{column}", file.path))
+        Some((file.path(), line, column))
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&str> {
+        self.help.as_deref()
     }
 }
 
@@ -160,11 +185,23 @@ impl Problems {
     pub fn unless_empty<T>(problems: Vec<Problem>, value: T) -> Result<T, Self> {
         if problems.is_empty() { Ok(value) } else { Err(Self(problems)) }
     }
+
+    /// The problems themselves.
+    pub fn as_slice(&self) -> &[Problem] {
+        &self.0
+    }
 }
 
 impl From<Problem> for Problems {
     fn from(problem: Problem) -> Self {
         Self(vec![problem])
+    }
+}
+
+/// Of at least one problem.
+impl From<Vec<Problem>> for Problems {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self(problems)
     }
 }
 

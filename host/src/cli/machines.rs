@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{FarmArgs, print, print_json, selection::Selection, table::table};
 use crate::{
     base::Phase,
-    farm::{Explained, Farm, Machine},
+    farm::{DomainInputs, Explained, Farm, Machine},
 };
 
 /// How much of a text is shown in a table.
@@ -30,6 +30,11 @@ pub(super) struct Machines {
     /// Passwords, and what was made from them, are not shown.
     #[arg(long, value_name = "MACHINE", conflicts_with_all = ["machines", "platform", "target", "yaml"])]
     explain: Option<String>,
+    /// Print the domain XML that this machine's definition and template give.
+    ///
+    /// What is decided only when it is installed is filled in: paths of disks, the SSH port, farmhand's key.
+    #[arg(long, value_name = "MACHINE", conflicts_with_all = ["machines", "json", "yaml", "explain"])]
+    xml: Option<String>,
 }
 
 impl Machines {
@@ -41,6 +46,12 @@ impl Machines {
                 .into_iter()
                 .try_for_each(|machine| self.explain(&farm, machine))
                 .map(|()| ExitCode::SUCCESS);
+        }
+        if let Some(name) = &self.xml {
+            for machine in Selection::one(name).of(&farm)? {
+                print(machine.template().render(machine, &DomainInputs::stand_ins(machine))? + "\n");
+            }
+            return Ok(ExitCode::SUCCESS);
         }
         let machines = self.selection.of(&farm)?;
         if self.json {

@@ -1,7 +1,10 @@
 //! The command line: a file a command. What a command prints is for people unless `--json` is given.
 
+mod check;
 mod destroy;
 mod explain;
+mod init;
+mod inspect;
 mod interrupt;
 mod machines;
 mod module;
@@ -9,6 +12,7 @@ mod plan;
 mod planned;
 mod prune;
 mod report;
+mod schema;
 mod selection;
 mod snapshot;
 mod ssh;
@@ -23,6 +27,9 @@ use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand};
+
+/// The exit code for wrong input, which is clap's, too.
+pub const WRONG_INPUT: u8 = 2;
 
 /// Deploys virtual machines on libvirt and provisions them phase by phase, with snapshots between the phases.
 ///
@@ -53,11 +60,14 @@ struct FarmArgs {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Init),
+    Check(check::Check),
     Up(up::Up),
     Plan(plan::Plan),
     Explain(explain::Explain),
     Report(report::Report),
     Machines(machines::Machines),
+    Schema(schema::Schema),
     Status(status::Status),
     Ssh(ssh::Ssh),
     #[command(subcommand)]
@@ -73,6 +83,9 @@ impl Cli {
     pub async fn run(self) -> miette::Result<ExitCode> {
         let farm = self.farm;
         match self.command {
+            Command::Init(command) => command.run(),
+            Command::Check(command) => command.run(&farm).await,
+            Command::Schema(command) => command.run(),
             Command::Up(command) => command.run(&farm).await,
             Command::Plan(command) => command.run(&farm).await,
             Command::Explain(command) => command.run(&farm).await,

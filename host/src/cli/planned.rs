@@ -9,15 +9,16 @@ use miette::{IntoDiagnostic, miette};
 
 use super::{
     FarmArgs,
+    inspect::{Inspected, inspect, library},
     selection::Selection,
     workbench::{Host, Outside, Workbench, dirs},
 };
 use crate::{
-    base::Phase,
+    base::{Phase, Problems},
     farm::{Farm, Gate, Machine},
     guest::keypair::{self, PublicKeyLine},
     hypervisor::{Domain, DomainState, libvirt::default_uri},
-    module::{self, Engine, Library, Limits, ResolvedSteps},
+    module::ResolvedSteps,
     plan::{self, Candidate, Capacity, Demand, Existing, GateChoice, Need, Options, Origin, Placed, Wanted},
     run::{MachineJob, Storage, domain_inputs},
 };
@@ -120,16 +121,18 @@ impl Planned {
         selection: &Selection,
         options: &Options,
     ) -> miette::Result<Self> {
-        let dirs = dirs()?;
-        let engine = Engine::new(Some(dirs.modules()), Limits::default().with(&farm.config.limits))
-            .into_diagnostic()?;
-        let library = Library::new(engine, module::default_folders());
+        let library = library(&farm, &dirs()?)?;
         let selected: Vec<_> = selection.of(&farm)?.into_iter().map(|machine| machine.name.clone()).collect();
-        let steps = library.resolve_farm(&farm, &selected).await?;
+        let Inspected { steps, mut problems } = inspect(&farm, &selected, &library).await;
+        let chosen = selected.iter().filter_map(|name| farm.machines.get(name));
+        problems.extend(farm.check_reachable(chosen).err().into_iter().flatten());
+        Problems::unless_empty(problems, ())?;
         let workbench = Workbench::connect(args, farm).await?;
         let hosts = try_join_all(workbench.hosts.iter().map(|host| look_around(host, &selected))).await?;
         let (candidates, domains): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
         let port = |domain: &Domain| Some((domain.ssh_port?, domain.name.clone()));
+        let forwards = workbench.farm.forwarded_ports();
+        workbench.ports.note(forwards.into_iter().map(|port| (port, "a port forward of the farm".to_owned())));
         workbench.ports.note(domains.iter().flat_map(BTreeMap::values).filter_map(port));
         let placed = place(args, &workbench, &selected, &candidates)?;
         let capacities = candidates.into_iter().map(|candidate| candidate.capacity).collect();

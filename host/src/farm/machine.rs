@@ -1,15 +1,17 @@
 use std::net::IpAddr;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    DomainTemplate, Phases,
+    DiskBus, DomainTemplate, Firmware, Network, Phases,
+    auth::Auth,
+    hardware::{MAX_DISKS, NetworkDefinition},
     source::{self, Folders, Resource, Sources},
-    yaml::Key,
+    yaml::{Key, Mistake, Place},
 };
-use crate::base::{Become, BecomeMethod, Credential, Digest, Login, Secret, SnapshotKind};
+use crate::base::{Digest, Login, Problem, SnapshotKind};
 
 /// One virtual machine as its definition has it: a platform on a target.
 #[derive(Debug, Clone, Serialize)]
@@ -22,6 +24,18 @@ pub struct Machine {
     pub(super) target: String,
     /// Architecture in libvirt's words (`x86_64`); the hypervisor's own when absent.
     pub arch: Option<String>,
+    /// Machine type of the emulator's (`q35`, `virt`); chosen by the architecture when absent.
+    #[serde(rename = "machine", skip_serializing_if = "Option::is_none")]
+    pub machine_type: Option<String>,
+    /// CPU model; chosen by architecture and domain type when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// The emulator's path; the hypervisor's own when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emulator: Option<String>,
+    /// What starts it; the architecture's usual firmware when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
     /// `kvm` or `qemu`; the better one that works when absent.
     pub domain_type: Option<DomainType>,
     /// Virtual CPUs.
@@ -49,6 +63,21 @@ pub struct Machine {
     template: DomainTemplate,
     #[serde(skip)]
     phases: Phases,
+    /// The MAC address of its interface, whether given or made.
+    #[serde(skip)]
+    mac: String,
+    #[serde(skip)]
+    places: Places,
+}
+
+/// Where a machine's definition says what another one's may say as well.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    pub(super) name: Option<Place>,
+    pub(super) net: Option<Place>,
+    pub(super) mac: Option<Place>,
+    pub(super) ip: Option<Place>,
+    pub(super) port_forwards: Vec<Option<Place>>,
 }
 
 /// How a domain is run.
@@ -71,25 +100,6 @@ impl DomainType {
     }
 }
 
-/// A machine's network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Network {
-    /// What it is connected to.
-    #[serde(rename = "type")]
-    pub kind: NetworkKind,
-    /// The interface's MAC address; derived from the machine's name when absent.
-    #[serde(default)]
-    pub mac: Option<String>,
-}
-
-/// What a machine's network interface is connected to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkKind {
-    /// A user-mode network (passt): no privileges needed; SSH comes through a forwarded port.
-    User,
-}
-
 /// A disk: a qcow2 overlay on an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Disk {
@@ -97,19 +107,9 @@ pub struct Disk {
     pub image: Resource,
     /// How it is attached.
     pub bus: DiskBus,
-}
-
-/// How a disk is attached.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DiskBus {
-    /// virtio-blk (`vda`).
-    #[default]
-    Virtio,
-    /// SATA (`sda`).
-    Sata,
-    /// virtio-scsi (`sda`).
-    Scsi,
+    /// The name of its device (`vda`), if the definition gives one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
 }
 
 /// A kernel that is booted directly.
@@ -129,9 +129,17 @@ pub(super) struct MachineDefinition {
     metadata: MetadataDefinition,
     #[serde(default)]
     arch: Option<String>,
+    #[serde(default)]
+    machine: Option<String>,
+    #[serde(default)]
+    cpu: Option<String>,
+    #[serde(default)]
+    emulator: Option<String>,
+    #[serde(default)]
+    firmware: Option<Firmware>,
     vcpus: u32,
     ram: u64,
-    net: Network,
+    net: NetworkDefinition,
     #[serde(default)]
     disks: Vec<DiskDefinition>,
     #[serde(default)]
@@ -155,49 +163,19 @@ struct MetadataDefinition {
     #[serde(default)]
     sources: Vec<Value>,
     #[serde(default)]
+    template: Option<String>,
+    #[serde(default)]
     tmp_dir: Option<String>,
     #[serde(default)]
     libvirt_pool_dir: Option<String>,
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Auth {
-    #[serde(default = "root")]
-    user: String,
-    #[serde(default)]
-    password: Option<Secret>,
-    #[serde(default)]
-    ssh_key: Option<Utf8PathBuf>,
-    #[serde(default)]
-    become_method: BecomeMethod,
-    #[serde(default = "root")]
-    become_user: String,
-    #[serde(default)]
-    become_password: Option<Secret>,
-}
-
-impl Default for Auth {
-    fn default() -> Self {
-        Self {
-            user: root(),
-            password: None,
-            ssh_key: None,
-            become_method: BecomeMethod::default(),
-            become_user: root(),
-            become_password: None,
-        }
-    }
-}
-
-fn root() -> String {
-    "root".to_owned()
 }
 
 #[derive(Debug, Deserialize)]
 struct DiskDefinition {
     #[serde(default, rename = "type")]
     bus: DiskBus,
+    #[serde(default)]
+    devname: Option<String>,
     src: String,
 }
 
@@ -216,16 +194,56 @@ pub(super) struct MachineNames {
     pub(super) target: String,
 }
 
+impl MachineNames {
+    fn default_name(&self) -> String {
+        format!("{}_{}", self.platform, self.target)
+    }
+}
+
+impl MachineDefinition {
+    /// The domain template that it names.
+    pub(super) fn named_template(&self) -> Option<&str> {
+        self.metadata.template.as_deref()
+    }
+
+    /// The names of domain templates that are its own without its saying so, the most specific first.
+    pub(super) fn template_names(&self, names: &MachineNames) -> Vec<String> {
+        let name = self.metadata.name.clone().unwrap_or_else(|| names.default_name());
+        let arch = self.arch.iter().flat_map(|arch| [arch.clone(), libvirt_arch(arch).to_owned()]);
+        std::iter::once(name).chain(arch).chain(["default".to_owned()]).collect()
+    }
+}
+
 /// What is wrong, and with which value of `vm`.
 #[derive(Debug)]
 pub(super) struct Wrong {
     pub(super) path: Vec<Key>,
     pub(super) message: String,
+    help: Option<String>,
+    is_key: bool,
 }
 
 impl Wrong {
     pub(super) fn new(path: impl IntoIterator<Item = impl Into<Key>>, message: impl Into<String>) -> Self {
-        Self { path: path.into_iter().map(Into::into).collect(), message: message.into() }
+        let path = path.into_iter().map(Into::into).collect();
+        Self { path, message: message.into(), help: None, is_key: false }
+    }
+
+    /// Says what to do about it.
+    pub(super) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+}
+
+impl From<Wrong> for Mistake {
+    fn from(Wrong { path, message, help, is_key }: Wrong) -> Self {
+        Self { path, message, help, is_key }
+    }
+}
+
+impl From<Mistake> for Wrong {
+    fn from(Mistake { path, message, help, is_key }: Mistake) -> Self {
+        Self { path, message, help, is_key }
     }
 }
 
@@ -236,36 +254,52 @@ impl Machine {
         names: MachineNames,
         root: &Utf8Path,
         vm: &Value,
+        template: DomainTemplate,
     ) -> Result<Self, Wrong> {
-        let MachineDefinition { metadata, arch, vcpus, ram, net, disks, kernel } = definition;
-        let name = metadata.name.unwrap_or_else(|| format!("{}_{}", names.platform, names.target));
+        let MachineDefinition {
+            metadata,
+            arch,
+            machine,
+            cpu,
+            emulator,
+            firmware,
+            vcpus,
+            ram,
+            net,
+            disks,
+            kernel,
+        } = definition;
+        let name = metadata.name.unwrap_or_else(|| names.default_name());
         // The name stands in file names, in the domain XML and on command lines.
         let fine = |c: char| c.is_ascii_alphanumeric() || "_-. ".contains(c);
         if name.is_empty() || name.len() > 64 || name.starts_with(['-', '.', ' ']) || !name.chars().all(fine)
         {
             let rule = "1 to 64 ASCII letters, digits, blanks, `_`, `-` or `.`, and a letter or digit first";
-            let message = format!("`{name}` is no name for a machine: it needs {rule}");
-            return Err(Wrong::new(["metadata", "name"], message));
+            let message = format!("`{name}` is no name for a machine");
+            return Err(Wrong::new(["metadata", "name"], message).help(format!("it needs {rule}")));
         }
         if !(1..=512).contains(&vcpus) {
-            return Err(Wrong::new(["vcpus"], format!("{vcpus} vcpus: expected 1 to 512")));
+            let message = format!("{vcpus} virtual CPUs are no number for a machine");
+            return Err(Wrong::new(["vcpus"], message).help("it can have 1 to 512"));
         }
         if !(16..=16 << 20).contains(&ram) {
-            return Err(Wrong::new(["ram"], format!("{ram} MiB of ram: expected 16 MiB to 16 TiB")));
+            let message = format!("{ram} MiB of memory are no size for a machine");
+            return Err(Wrong::new(["ram"], message).help("it can have 16 (16 MiB) to 16777216 (16 TiB)"));
         }
+        let arch = arch.map(|arch| libvirt_arch(&arch).to_owned());
+        if firmware == Some(Firmware::Bios) && matches!(arch.as_deref(), Some("aarch64" | "armv7l")) {
+            let message = "there is no BIOS for ARM".to_owned();
+            return Err(
+                Wrong::new(["firmware"], message).help("write `firmware: uefi`, or boot a kernel directly")
+            );
+        }
+        let net = net.check()?;
         let folders = Folders {
             tmp_dir: metadata.tmp_dir.as_deref(),
             libvirt_pool_dir: metadata.libvirt_pool_dir.as_deref(),
         };
         let sources = Sources::new(&metadata.sources, folders, root)?;
-        let disk = |(index, disk): (usize, &DiskDefinition)| {
-            let place = || vec!["disks".into(), index.into(), "src".into()];
-            Ok(Disk { image: sources.find(&disk.src, place)?, bus: disk.bus })
-        };
-        let disks = disks.iter().enumerate().map(disk).collect::<Result<Vec<_>, Wrong>>()?;
-        if disks.is_empty() {
-            return Err(Wrong::new(["disks"], "the machine has no disks"));
-        }
+        let disks = self::disks(&disks, &sources)?;
         let kernel = match kernel {
             None => None,
             Some(KernelDefinition { src, initrd, params }) => {
@@ -275,14 +309,7 @@ impl Machine {
                 Some(Kernel { image, initrd, params })
             }
         };
-        if let Some(mac) = &net.mac
-            && !is_mac(mac)
-        {
-            let message = format!("`{mac}` is no MAC address: expected six pairs of hexadecimal digits");
-            return Err(Wrong::new(["net", "mac"], message));
-        }
-        let mut auth = metadata.auth;
-        auth.ssh_key = auth.ssh_key.map(|path| root.join(path));
+        let auth = metadata.auth.relative_to(root);
         let mut vm = vm.clone();
         if let Some(Value::Object(auth)) = vm.pointer_mut("/metadata/auth") {
             auth.retain(|key, _| !key.contains("password"));
@@ -291,10 +318,15 @@ impl Machine {
             source::without_passwords(sources);
         }
         Ok(Self {
+            mac: net.mac.clone().unwrap_or_else(|| made_mac(&name, 0)),
             name,
             platform: names.platform,
             target: names.target,
             arch,
+            machine_type: machine,
+            cpu,
+            emulator,
+            firmware,
             domain_type: metadata.virt_domain,
             vcpus,
             ram,
@@ -306,17 +338,46 @@ impl Machine {
             hypervisor_labels: metadata.hypervisor_labels,
             auth,
             vm,
-            template: DomainTemplate::built_in(),
+            template,
             phases: Phases::default(),
+            places: Places::default(),
         })
-    }
-
-    pub(super) fn with_template(self, template: DomainTemplate) -> Self {
-        Self { template, ..self }
     }
 
     pub(super) fn with_phases(self, phases: Phases) -> Self {
         Self { phases, ..self }
+    }
+
+    /// Notes where its definition says what another one's may say as well.
+    pub(super) fn at(self, place: impl Fn(&[Key]) -> Option<Place>) -> Self {
+        let net = |key: &str| place(&["net".into(), key.into()]);
+        let given = |is_given: bool, key: &str| if is_given { net(key) } else { None };
+        let forward =
+            |index: usize| place(&["net".into(), "port_forwards".into(), index.into(), "host".into()]);
+        let places = Places {
+            name: place(&["metadata".into(), "name".into()]),
+            net: net("type"),
+            mac: given(self.net.mac.is_some(), "mac"),
+            ip: given(self.net.ip.is_some(), "ip"),
+            port_forwards: (0..self.net.port_forwards.len()).map(forward).collect(),
+        };
+        Self { places, ..self }
+    }
+
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// That it is in a network in which farmhand does not find machines yet.
+    pub(super) fn unreachable(&self) -> Problem {
+        let kind = self.net.kind.name();
+        let message =
+            format!("farmhand can't reach machines in a network of type {kind} yet, such as {}", self.name);
+        let problem = match &self.places.net {
+            Some(place) => place.problem(message),
+            None => Problem::new(message),
+        };
+        problem.help("write `net: { type: user }`, or leave this machine out; `farmhand machines --xml` shows its domain")
     }
 
     /// Its platform's name.
@@ -340,37 +401,27 @@ impl Machine {
     }
 
     /// The MAC address of its interface: the definition's, else one in QEMU's own range that follows from its name.
-    pub fn mac(&self) -> String {
-        self.net.mac.clone().unwrap_or_else(|| {
-            let hex = Digest::of(&self.name).hex();
-            format!("52:54:00:{}:{}:{}", &hex[0..2], &hex[2..4], &hex[4..6])
-        })
+    pub fn mac(&self) -> &str {
+        &self.mac
+    }
+
+    pub(super) fn with_mac(&mut self, mac: String) {
+        self.mac = mac;
     }
 
     /// Whether farmhand's own key must be put into the guest, because the definition names no way to log in.
     pub fn needs_login_key(&self) -> bool {
-        self.auth.password.is_none() && self.auth.ssh_key.is_none()
+        self.auth.is_open()
     }
 
     /// The user that farmhand logs in as.
     pub fn user(&self) -> &str {
-        &self.auth.user
+        self.auth.user()
     }
 
     /// How to log in. `login_key` is farmhand's own key.
     pub fn login(&self, login_key: &Utf8Path) -> Login {
-        let auth = &self.auth;
-        let mut credentials = Vec::new();
-        if self.needs_login_key() {
-            credentials.push(Credential::Key(login_key.to_owned()));
-        }
-        credentials.extend(auth.ssh_key.clone().map(Credential::Key));
-        credentials.extend(auth.password.clone().map(Credential::Password));
-        // sudo asks for the login user's own password.
-        let own = (auth.become_method == BecomeMethod::Sudo).then(|| auth.password.clone()).flatten();
-        let password = auth.become_password.clone().or(own);
-        let r#become = Become { method: auth.become_method, user: auth.become_user.clone(), password };
-        Login { user: auth.user.clone(), credentials, r#become }
+        self.auth.login(login_key)
     }
 
     /// All files that it is made from, with the names under which they stand in its origin.
@@ -388,10 +439,65 @@ pub fn disk_name(index: usize) -> String {
     format!("disk {index}")
 }
 
-fn is_mac(text: &str) -> bool {
-    let pairs: Vec<_> = text.split(':').collect();
-    pairs.len() == 6
-        && pairs.iter().all(|pair| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit()))
+/// A MAC address in QEMU's own range that follows from a machine's name. Other `attempt`s give other ones.
+pub(super) fn made_mac(name: &str, attempt: u32) -> String {
+    let hex = if attempt == 0 { Digest::of(name) } else { Digest::of(format!("{name}#{attempt}")) }.hex();
+    format!("52:54:00:{}:{}:{}", &hex[0..2], &hex[2..4], &hex[4..6])
+}
+
+/// Disks with their images and devices.
+fn disks(written: &[DiskDefinition], sources: &Sources<'_>) -> Result<Vec<Disk>, Wrong> {
+    if written.is_empty() {
+        let help = "give it one: `disks: [{ src: debian.qcow2 }]`, with an image of `metadata.sources`, a URL or a path";
+        return Err(Wrong::new(["disks"], "the machine has no disks").help(help));
+    }
+    if written.len() > MAX_DISKS {
+        let message = format!("{} disks are more than a machine can have", written.len());
+        return Err(Wrong::new(["disks"], message).help(format!("it can have {MAX_DISKS}")));
+    }
+    let mut disks: Vec<Disk> = Vec::new();
+    for (index, disk) in written.iter().enumerate() {
+        let place = |key: &str| vec!["disks".into(), index.into(), key.into()];
+        if let Some(name) = &disk.devname {
+            let prefix = disk.bus.prefix();
+            let rest = name.strip_prefix(prefix).unwrap_or_default();
+            if rest.is_empty() || rest.len() > 2 || !rest.chars().all(|c| c.is_ascii_lowercase()) {
+                let message = format!("`{name}` is no device of a {} disk", disk.bus.name());
+                return Err(Wrong::new(place("devname"), message)
+                    .help(format!("write `{prefix}a`, `{prefix}b`, ...")));
+            }
+        }
+        disks.push(Disk {
+            image: sources.find(&disk.src, || place("src"))?,
+            bus: disk.bus,
+            device: disk.devname.clone(),
+        });
+        let names = device_names(&disks);
+        if let Some(other) = names[..index].iter().position(|other| other == &names[index]) {
+            let message = format!("disks {other} and {index} would both be {}", names[index]);
+            let key = if disk.devname.is_some() { "devname" } else { "src" };
+            return Err(Wrong::new(place(key), message).help("give one of them another `devname`"));
+        }
+    }
+    Ok(disks)
+}
+
+/// The names of disks' devices: those that are given, else by their order.
+pub(super) fn device_names(disks: &[Disk]) -> Vec<String> {
+    let name = |(disk, letter): (&Disk, char)| {
+        disk.device.clone().unwrap_or_else(|| format!("{}{letter}", disk.bus.prefix()))
+    };
+    disks.iter().zip('a'..='z').map(name).collect()
+}
+
+/// libvirt's word for an architecture.
+fn libvirt_arch(arch: &str) -> &str {
+    match arch {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        "arm" | "armv7" | "armhf" => "armv7l",
+        other => other,
+    }
 }
 
 /// The loopback address on which user-mode networks forward ports.

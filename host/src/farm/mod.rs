@@ -3,9 +3,12 @@
 //! Pure but for reading those files: nothing here knows what exists on a hypervisor. Every mistake that can be seen in the
 //! files is found here, with its place, before any machine is touched.
 
+mod auth;
+mod collision;
 mod config;
 mod definition;
 mod domain_xml;
+mod hardware;
 mod lock;
 mod machine;
 mod phase_file;
@@ -15,22 +18,27 @@ mod template;
 mod tests;
 mod yaml;
 
+use std::{collections::BTreeSet, sync::Arc};
+
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
 
 pub use config::{
     Config, Gate, Hypervisor, LimitsConfig, ModuleConfig, PhaseRule, PhaseRules, Project, SecretSource, Size,
-    Timeouts, is_secret_name,
+    Timeouts, is_secret_name, json_schema,
 };
-pub use definition::Explained;
-pub use domain_xml::{DomainInputs, DomainTemplate};
+pub use definition::{CLOUD_PLATFORMS, CloudPlatform, Explained};
+pub use domain_xml::{DomainInputs, DomainSchema, DomainTemplate, SchemaError};
+pub use hardware::{DiskBus, Firmware, Network, NetworkKind, PortForward, Protocol};
 pub use lock::{LOCK_FILE, Lock, LockedImage, LockedModule};
-pub use machine::{Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, disk_name};
+pub use machine::{Disk, DomainType, Kernel, LOOPBACK, Machine, disk_name};
 pub use phase_file::{Phases, Step, Uses};
 pub use source::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
 
 use crate::base::{Problem, Problems, SourceFile};
 use definition::{Definitions, HostFacts};
+use phase_file::PhaseFiles;
+use template::Templates;
 
 /// The name of the file that makes a folder a farm.
 pub const FARM_FILE: &str = "farm.yaml";
@@ -49,10 +57,18 @@ pub struct Farm {
 impl Farm {
     /// Loads the farm in a folder (or the one whose `farm.yaml` is named) with all its machines and their phase files.
     pub fn load(path: &Utf8Path) -> Result<Self, Problems> {
+        let (farm, problems) = Self::survey(path)?;
+        Problems::unless_empty(problems, farm)
+    }
+
+    /// Loads what can be loaded of a farm: the machines whose definitions are in order, with those of their steps that are, and
+    /// all that is wrong. Fails when `farm.yaml` itself can't be used.
+    pub fn survey(path: &Utf8Path) -> Result<(Self, Vec<Problem>), Problems> {
         let file = if path.is_dir() { path.join(FARM_FILE) } else { path.to_owned() };
         if !file.is_file() {
             let problem = Problem::new(format!("there is no farm at {path}: {file} does not exist"));
-            return Err(problem.help("name the folder of a farm.yaml with --farm, or change into it").into());
+            let help = "name the folder of a farm.yaml with --farm, change into it, or make one with `farmhand init`";
+            return Err(problem.help(help).into());
         }
         let file =
             file.canonicalize_utf8().map_err(|error| Problem::new(format!("can't reach {file}: {error}")))?;
@@ -61,44 +77,94 @@ impl Farm {
 
         let mut problems = Vec::new();
         let mut machines = IndexMap::new();
-        let definitions = Definitions::new(&root, &HostFacts::of_this_host());
+        let templates = Arc::new(Templates::new());
+        let definitions = Definitions::new(&root, &config, &HostFacts::of_this_host(), &templates);
+        let phase_files = PhaseFiles::new(&root, &config, &templates);
         for pair in config.pairs() {
-            let machine = definitions.machine(&source, &pair).and_then(|machine| {
-                Phases::load(&root, &config, machine.platform(), machine.target())
-                    .map(|phases| machine.with_phases(phases))
-            });
-            match machine {
-                Ok(machine) => {
-                    if let Some(other) = machines.insert(machine.name.clone(), machine) {
-                        let message = format!(
-                            "two machines are named `{}`: one is {} on {}, the other {} on {}",
-                            other.name, other.platform, other.target, pair.platform, pair.target
-                        );
-                        problems.push(
-                            pair.problem(&source, message).help("give one of them another vm.metadata.name"),
-                        );
-                    }
+            let merged = match definitions.merge(&source, &pair) {
+                Ok(merged) => merged,
+                Err(found) => {
+                    problems.extend(found);
+                    continue;
                 }
-                Err(found) => problems.extend(found),
+            };
+            let machine = definitions.machine(&source, &pair, &merged);
+            // The phase files' mistakes are told beside the definitions'.
+            let name = machine.as_ref().map_or("", |machine| machine.name.as_str());
+            let (phases, found) = phase_files.load(&pair.platform, &pair.target, name, &merged);
+            problems.extend(found);
+            let machine = match machine {
+                Ok(machine) => machine.with_phases(phases),
+                Err(found) => {
+                    problems.extend(found);
+                    continue;
+                }
+            };
+            if let Some(other) = machines.get(&machine.name) {
+                problems.push(pair.place(&source, collision::same_name(other, &machine)));
+                continue;
             }
+            machines.insert(machine.name.clone(), machine);
         }
+        collision::resolve(&mut machines, &mut problems);
         Problem::dedup(&mut problems);
-        Problems::unless_empty(problems, Self { root, config, machines })
+        Ok((Self { root, config, machines }, problems))
     }
 
     /// Where each value of one of its machines comes from. Passwords, and what was made from them, are not told.
     pub fn explain(&self, machine: &Machine) -> Result<Vec<Explained>, Problems> {
         let source = SourceFile::read(&self.root.join(FARM_FILE))?;
-        let definitions = Definitions::new(&self.root, &HostFacts::of_this_host());
-        let pairs = self.config.pairs();
-        let own = |pair: &&config::Pair| {
-            pair.platform == machine.platform()
-                && pair.target == machine.target()
-                && definitions.machine(&source, pair).is_ok_and(|found| found.name == machine.name)
+        let templates = Arc::new(Templates::new());
+        let definitions = Definitions::new(&self.root, &self.config, &HostFacts::of_this_host(), &templates);
+        let own = |pair: &config::Pair| {
+            let merged = definitions.merge(&source, pair).ok()?;
+            let found = definitions.machine(&source, pair, &merged).ok()?;
+            (found.name == machine.name).then_some(merged)
         };
-        match pairs.iter().find(own) {
-            Some(pair) => definitions.explain(&source, pair),
+        let pairs = self.config.pairs();
+        let mut candidates = pairs
+            .iter()
+            .filter(|pair| pair.platform == machine.platform() && pair.target == machine.target())
+            .filter_map(|pair| own(pair).map(|merged| (pair, merged)));
+        match candidates.next() {
+            Some((pair, merged)) => Ok(definitions.explain(&source, pair, &merged)),
             None => Err(Problem::new(format!("{} is no machine of this farm any more", machine.name)).into()),
         }
+    }
+
+    /// Checks the domain XML that the templates give for machines against libvirt's schema. What only a hypervisor can say
+    /// (paths, the SSH port) is filled in. Of domains that differ in nothing that a schema sees, one is checked.
+    pub fn check_domains<'a>(
+        &self,
+        machines: impl IntoIterator<Item = &'a Machine>,
+        schema: &DomainSchema,
+    ) -> Result<(), Problems> {
+        let mut seen = BTreeSet::new();
+        let mut problems = Vec::new();
+        for machine in machines {
+            match machine.template().check(machine, schema, &mut seen) {
+                Ok(found) => problems.extend(found),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        Problem::dedup(&mut problems);
+        Problems::unless_empty(problems, ())
+    }
+
+    /// Refuses machines that farmhand can't reach: so far it finds the addresses of those in user-mode networks alone.
+    pub fn check_reachable<'a>(
+        &self,
+        machines: impl IntoIterator<Item = &'a Machine>,
+    ) -> Result<(), Problems> {
+        let far = machines.into_iter().filter(|machine| machine.net.kind != NetworkKind::User);
+        let mut problems: Vec<_> = far.map(Machine::unreachable).collect();
+        Problem::dedup(&mut problems);
+        Problems::unless_empty(problems, ())
+    }
+
+    /// The ports of this host that its definitions forward: no machine may get one of them for SSH.
+    pub fn forwarded_ports(&self) -> BTreeSet<u16> {
+        let forwards = self.machines.values().flat_map(|machine| &machine.net.port_forwards);
+        forwards.filter(|forward| forward.protocol == Protocol::Tcp).map(|forward| forward.host).collect()
     }
 }

@@ -165,14 +165,19 @@ impl Library {
     /// The module that a step uses.
     async fn find(&self, farm: &Farm, machine: &Machine, step: &Step) -> Result<Arc<Module>, Problem> {
         let problem = |message: String| step.problem(["uses"], message);
-        let load = async |path: &Utf8Path| self.load(path).await.map_err(|error| problem(error.to_string()));
+        let load = async |path: &Utf8Path| {
+            let help =
+                "build it anew with `farmhand module build`, or look at it with `farmhand module inspect`";
+            self.load(path).await.map_err(|error| problem(error.to_string()).help(help))
+        };
         match &step.uses {
             Uses::Path(path) => load(path).await,
             Uses::Name(name) => match farm.config.modules.get(name).and_then(|config| config.path.as_ref()) {
                 Some(path) => load(&farm.root.join(path)).await,
                 None => {
                     let found = self.resolve(name, machine.platform(), None).await;
-                    found.map_err(|error| problem(error.to_string()))
+                    let help = "`farmhand module list` shows the modules that there are and what they claim";
+                    found.map_err(|error| problem(error.to_string()).help(help))
                 }
             },
         }
@@ -191,8 +196,8 @@ impl Library {
         let descriptor = module.descriptor();
         let mut problems = Vec::new();
         if !descriptor.can_carry_out(phase) {
-            problems
-                .push(problem(format!("module {} does not carry out the phase {phase}", descriptor.name)));
+            let message = format!("module {} does not carry out the phase {phase}", descriptor.name);
+            problems.push(problem(message).help("move the step into the file of another phase"));
         }
         let (name, config) = config_of(farm, &module);
         let grants = config.map(|config| config.grants.clone()).unwrap_or_default();
@@ -202,7 +207,8 @@ impl Library {
             problems.push(problem(mismatch.to_string()));
         }
         if let Err(missing) = NotGranted::check(descriptor, &step.with, &grants) {
-            problems.push(problem(missing.to_string()));
+            let help = format!("`farmhand module inspect {}` shows all that it asks for", descriptor.name);
+            problems.push(problem(missing.to_string()).help(help));
         } else if step.r#become && !grants.r#become {
             let message =
                 format!("the step says `become: true`, which module {} was not granted", descriptor.name);
@@ -222,10 +228,10 @@ impl Library {
         if let Err(wrong) = module.check_settings(&step.with) {
             problems.extend(wrong.into_iter().map(|wrong| {
                 let path = ["with"].into_iter().chain(wrong.path.split('/').filter(|name| !name.is_empty()));
-                step.problem(
-                    path,
-                    format!("module {} does not take this: {}", descriptor.name, wrong.message),
-                )
+                let help =
+                    format!("`farmhand module inspect {}` shows the settings that it takes", descriptor.name);
+                let message = format!("module {} does not take this: {}", descriptor.name, wrong.message);
+                step.problem(path, message).help(help)
             }));
         }
         if !problems.is_empty() {

@@ -1,3 +1,6 @@
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Checkpoint, Phase};
@@ -58,8 +61,23 @@ impl TryFrom<String> for Gate {
     fn try_from(text: String) -> Result<Self, String> {
         Self::all().find(|gate| gate.to_string() == text).ok_or_else(|| {
             let known: Vec<_> = Self::all().map(|gate| format!("`{gate}`")).collect();
-            format!("unknown operation `{text}`, expected one of {}", known.join(", "))
+            format!("unknown operation `{text}`\nknown are {}", known.join(", "))
         })
+    }
+}
+
+impl JsonSchema for Gate {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Gate".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names: Vec<_> = Self::all().map(String::from).collect();
+        json_schema!({ "type": "string", "enum": names })
     }
 }
 

@@ -1,5 +1,6 @@
 use std::{collections::BTreeSet, num::NonZeroUsize};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Size;
@@ -9,7 +10,7 @@ use crate::{
 };
 
 /// A libvirt connection.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hypervisor {
     /// Its name in this farm.
@@ -28,6 +29,7 @@ pub struct Hypervisor {
     pub max_memory: Option<Size>,
     /// How many virtual CPUs all machines that it runs at once may have; four for each of its own when absent.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub max_vcpus: Option<u32>,
 }
 

@@ -6,15 +6,19 @@ mod limits;
 mod module;
 mod phase_rules;
 mod project;
+mod schema;
 mod secret;
 mod selection;
 mod timeouts;
+mod variables;
 
-use std::{collections::BTreeSet, num::NonZeroUsize, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 pub use gate::Gate;
 pub use hypervisor::Hypervisor;
@@ -23,18 +27,27 @@ pub use module::ModuleConfig;
 pub(in crate::farm) use phase_rules::span;
 pub use phase_rules::{PhaseRule, PhaseRules};
 pub use project::Project;
+pub use schema::json_schema;
 pub use secret::{SecretSource, is_secret_name};
 pub(super) use selection::Pair;
 pub use timeouts::Timeouts;
 
 use self::selection::{ListItem, Permutations};
-use super::yaml;
+use super::yaml::{self, Node};
 use crate::base::{Problems, SourceFile};
 
-/// What `farm.yaml` says.
-#[derive(Debug, Clone, Deserialize)]
+/// The version of `farm.yaml` that this farmhand reads.
+const SCHEMA: u32 = 1;
+
+/// What `farm.yaml` says: a farm of virtual machines.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = schema::add_older_names)]
 pub struct Config {
+    /// The version of this file's format. There is one so far: 1.
+    #[serde(default = "current_schema")]
+    #[schemars(range(min = 1, max = 1))]
+    pub schema: u32,
     /// Whose checkpoints these are.
     pub project: Project,
     /// Where machines run.
@@ -46,8 +59,12 @@ pub struct Config {
     /// Single machines.
     #[serde(default, alias = "combinations", alias = "definitions")]
     list: Vec<ListItem>,
+    /// Variables for definition files and for the settings of steps. Definition files and `list` can set others in their place.
+    #[serde(default)]
+    pub variables: IndexMap<String, Value>,
     /// The folder of the phase files, relative to `farm.yaml`.
     #[serde(default = "default_phases")]
+    #[schemars(with = "String")]
     pub phases: Utf8PathBuf,
     /// How many machines are worked on at once; all of them when absent.
     #[serde(default, alias = "jobs")]
@@ -88,6 +105,13 @@ pub struct Config {
     /// Packages that machines without a `dependencies` phase file get through the platform's package module.
     #[serde(default)]
     pub dependencies: Vec<String>,
+    /// The file's values, which know where they stand.
+    #[serde(skip)]
+    tree: Option<Arc<Node>>,
+}
+
+fn current_schema() -> u32 {
+    SCHEMA
 }
 
 fn default_keep_runs() -> NonZeroUsize {
@@ -102,12 +126,23 @@ impl Config {
     /// Reads and checks a `farm.yaml`.
     pub(super) fn read(path: &Utf8Path) -> Result<(SourceFile, Self), Problems> {
         let source = SourceFile::read(path)?;
-        let config: Self = yaml::read_as(&source)?;
+        let tree = yaml::load(&Arc::new(source.clone()))?;
+        let decoded = yaml::decode::<Self>(&source, tree.to_value(), &[]);
+        let config = match decoded {
+            Ok(config) => Self { tree: Some(tree), ..config },
+            Err(problems) => return Err(problems.into()),
+        };
         let mut problems = Vec::new();
+        if config.schema != SCHEMA {
+            let message = format!("this farmhand reads version {SCHEMA} of farm.yaml, not {}", config.schema);
+            let place = yaml::find(&source, &["schema".into()]);
+            problems.push(source.problem(place, message).help(format!("write `schema: {SCHEMA}`")));
+        }
         config.project.check(&source, &mut problems);
         Hypervisor::check(&config.hypervisors, &source, &mut problems);
         secret::check(&config.secrets, &source, &mut problems);
         config.per_phase.check(&source, &mut problems);
+        variables::check(&config, &source, &mut problems);
         if config.pairs().is_empty() {
             let help = "name targets and platforms under `permutations`, or single machines under `list`";
             problems.push(source.problem(0..0, "the farm has no machines").help(help));
@@ -117,7 +152,12 @@ impl Config {
 
     /// All pairs of platform and target without doubles: the permutations first, then the list.
     pub(super) fn pairs(&self) -> Vec<Pair> {
-        selection::pairs(self.permutations.as_ref(), &self.list)
+        selection::pairs(self.permutations.as_ref(), &self.list, self.tree.as_deref())
+    }
+
+    /// The farm's variables.
+    pub(super) fn variables(&self) -> Option<&Arc<Node>> {
+        self.tree.as_ref()?.get("variables")
     }
 
     /// How long things may take.

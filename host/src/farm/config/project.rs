@@ -1,3 +1,4 @@
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
@@ -6,10 +7,11 @@ use crate::{
 };
 
 /// The project that a farm's checkpoints belong to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Project {
     /// Stands in the names of its snapshots: letters, digits, `_` and `-`.
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
     pub id: String,
     /// Bump it to have all checkpoints made anew.
     #[serde(default)]
@@ -23,7 +25,9 @@ impl Project {
         if id.is_empty() || id.len() > 64 || !id.chars().all(fine) {
             let message =
                 format!("`{id}` is no project id: it needs 1 to 64 ASCII letters, digits, `_` or `-`");
-            problems.push(source.problem(yaml::find(source, &["project".into(), "id".into()]), message));
+            let help = "it stands in the names of snapshots: `id: my_project`";
+            let place = yaml::find(source, &["project".into(), "id".into()]);
+            problems.push(source.problem(place, message).help(help));
         }
     }
 }

@@ -56,7 +56,8 @@ pub(super) fn check(
     for name in secrets.keys().filter(|name| !is_secret_name(name)) {
         let place = [Key::from("secrets"), name.as_str().into()];
         let message = format!("`{name}` can't name a secret: it needs letters, digits and `_`");
-        problems.push(source.problem(yaml::find(source, &place), message));
+        let help = "steps hand it over by this name: `with: { token: { secret: DEPLOY_TOKEN } }`";
+        problems.push(source.problem(yaml::find_key(source, &place), message).help(help));
     }
 }
 

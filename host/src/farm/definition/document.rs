@@ -98,7 +98,7 @@ fn task(file: &Arc<SourceFile>, task: &Arc<Node>, problems: &mut Vec<Problem>) -
             let Data::Map(facts) = &entry.value.data else {
                 let message =
                     format!("`{keyword}` must be a mapping of facts, but this is {}", entry.value.kind());
-                problems.push(problem(place, message));
+                problems.push(problem(place, message).help("write `set_fact: { vm: { ... } }`"));
                 continue;
             };
             for (name, fact) in facts.iter().filter(|(name, _)| &***name != "cacheable") {

@@ -10,52 +10,93 @@ use super::document::{Document, Statement};
 use crate::{
     base::{Problem, Problems},
     farm::{
-        template::{Budget, Scope, Templates},
-        yaml::{Data, Entry, Key, Node},
+        template::{Rendering, Scope, Templates},
+        yaml::{Data, Entry, Key, Mistake, Node, Place},
     },
 };
 
-/// The `vm` of a machine. Each value knows where it comes from.
+/// The `vm` of a machine, and the variables that its files set. Each value knows where it comes from.
 #[derive(Debug, Clone)]
-pub(in crate::farm) struct Merged(Arc<Node>);
+pub(in crate::farm) struct Merged(Scope);
 
 impl Merged {
-    /// The whole value.
+    /// The whole `vm`.
     pub(in crate::farm) fn root(&self) -> &Arc<Node> {
+        &self.0.vm
+    }
+
+    /// `vm` without its places.
+    pub(in crate::farm) fn value(&self) -> Value {
+        self.0.vm.to_value()
+    }
+
+    /// What the machine's steps may see.
+    pub(in crate::farm) fn scope(&self) -> &Scope {
         &self.0
     }
 
-    /// The value without its places.
-    pub(in crate::farm) fn value(&self) -> Value {
-        self.0.to_value()
-    }
-
-    /// A problem with the value at `path`, or with the deepest one on the way there that a file holds. Gives the message back
-    /// when there is none.
-    pub(in crate::farm) fn problem(&self, path: &[Key], message: String) -> Result<Problem, String> {
-        let mut place = self.0.place.as_ref();
-        let mut node = &self.0;
+    /// Where the value at `path` of `vm` stands, or the deepest one on the way there that a file holds.
+    pub(in crate::farm) fn place(&self, path: &[Key]) -> Option<&Place> {
+        let mut node = self.root();
+        let mut place = node.place.as_ref();
         for key in path {
             let Some(next) = node.step(key) else { break };
             place = next.place.as_ref().or(place);
             node = next;
         }
-        place.map(|place| place.problem(message.clone())).ok_or(message)
+        place
+    }
+
+    /// Where the last key of `path` stands, or what it leads to.
+    fn key_place(&self, path: &[Key]) -> Option<&Place> {
+        let own = || {
+            let (Key::Name(last), parents) = path.split_last()? else { return None };
+            let mut node = self.root();
+            for key in parents {
+                node = node.step(key)?;
+            }
+            let Data::Map(entries) = &node.data else { return None };
+            entries.get(last.as_str())?.key.as_ref()
+        };
+        own().or_else(|| self.place(path))
+    }
+
+    /// A mistake as a problem with what a file says. Without a place when no file does.
+    pub(in crate::farm) fn problem(&self, mistake: Mistake) -> Result<Problem, Problem> {
+        let place = if mistake.is_key { self.key_place(&mistake.path) } else { self.place(&mistake.path) };
+        let help = |problem: Problem| match mistake.help {
+            Some(help) => problem.help(help),
+            None => problem,
+        };
+        match place {
+            Some(place) => Ok(help(place.problem(mistake.message))),
+            None => Err(help(Problem::new(mistake.message))),
+        }
     }
 }
 
 /// A `vm` in the making.
 pub(super) struct Merger<'a> {
-    templates: &'a Templates,
-    scope: Scope,
-    budget: Budget,
-    problems: Vec<Problem>,
+    rendering: Rendering<'a>,
+    /// The names of variables that no definition file changes.
+    fixed: Vec<Arc<str>>,
 }
 
 impl<'a> Merger<'a> {
     pub(super) fn new(templates: &'a Templates, vm: Arc<Node>, variables: Arc<Node>) -> Self {
-        let scope = Scope { vm, variables };
-        Self { templates, scope, budget: Budget::default(), problems: Vec::new() }
+        Self { rendering: Rendering::new(templates, Scope { vm, variables }), fixed: Vec::new() }
+    }
+
+    /// Gives templates more variables: the entries of a mapping. When they are `fixed`, definition files don't change them.
+    pub(super) fn variables(&mut self, variables: &Node, fixed: bool) {
+        let Data::Map(entries) = &variables.data else { return };
+        for (name, entry) in entries {
+            let value = self.rendering.node(&entry.value);
+            self.rendering.set(name, value);
+            if fixed {
+                self.fixed.push(name.clone());
+            }
+        }
     }
 
     /// Merges a definition file in.
@@ -64,22 +105,23 @@ impl<'a> Merger<'a> {
             match statement {
                 Statement::Vm(node) if matches!(node.data, Data::Map(_)) => self.merge(&mut Vec::new(), node),
                 Statement::Vm(node) => {
-                    let vm = self.render(node);
+                    let vm = self.rendering.node(node);
                     if matches!(vm.data, Data::Map(_)) {
-                        graft(&mut self.scope.vm, &vm, true);
+                        graft(&mut self.rendering.scope.vm, &vm, true);
                     } else if !vm.broken {
                         let message = format!("this gives {} for `vm`, which must be a mapping", vm.kind());
-                        self.problems.push(match &node.place {
+                        let problem = match &node.place {
                             Some(place) => place.problem(message),
                             None => Problem::new(message),
-                        });
+                        };
+                        let help = "let it give all of `vm` with its changes: `{{ vm | combine({...}, recursive=True) }}`";
+                        self.rendering.problems.push(problem.help(help));
                     }
                 }
+                Statement::Variable(name, _) if self.fixed.contains(name) => {}
                 Statement::Variable(name, node) => {
-                    let value = self.render(node);
-                    if let Data::Map(variables) = &mut Arc::make_mut(&mut self.scope.variables).data {
-                        variables.insert(name.clone(), Entry::new(value));
-                    }
+                    let value = self.rendering.node(node);
+                    self.rendering.set(name, value);
                 }
             }
         }
@@ -88,57 +130,32 @@ impl<'a> Merger<'a> {
     /// Sets a value that comes from no definition file.
     pub(super) fn set(&mut self, path: &[&str], value: Node) {
         let path: Vec<Arc<str>> = path.iter().map(|key| Arc::from(*key)).collect();
-        change(&mut self.scope.vm, &path, |slot| *slot = Arc::new(value));
+        change(&mut self.rendering.scope.vm, &path, |slot| *slot = Arc::new(value));
     }
 
     /// The result, unless there were problems.
     pub(super) fn finish(self) -> Result<Merged, Problems> {
-        Problems::unless_empty(self.problems, Merged(self.scope.vm))
+        Problems::unless_empty(self.rendering.problems, Merged(self.rendering.scope))
     }
 
     /// Merges `value` in at `path` of `vm`.
     fn merge(&mut self, path: &mut Vec<Arc<str>>, value: &Arc<Node>) {
         let Data::Map(entries) = &value.data else {
-            let value = self.render(value);
-            change(&mut self.scope.vm, path, |slot| *slot = value);
+            let value = self.rendering.node(value);
+            change(&mut self.rendering.scope.vm, path, |slot| *slot = value);
             return;
         };
         if !value.templated {
-            change(&mut self.scope.vm, path, |slot| graft(slot, value, false));
+            change(&mut self.rendering.scope.vm, path, |slot| graft(slot, value, false));
             return;
         }
         let empty = Node { data: Data::Map(IndexMap::new()), templated: false, ..(**value).clone() };
-        change(&mut self.scope.vm, path, |slot| graft(slot, &Arc::new(empty), false));
+        change(&mut self.rendering.scope.vm, path, |slot| graft(slot, &Arc::new(empty), false));
         for (key, entry) in entries {
             path.push(key.clone());
             self.merge(path, &entry.value);
             path.pop();
         }
-    }
-
-    /// A value with all templates in it rendered. What can't be is noted, and stands as a broken value for what uses it.
-    fn render(&mut self, node: &Arc<Node>) -> Arc<Node> {
-        if !node.templated {
-            return node.clone();
-        }
-        let data = match &node.data {
-            Data::Text(text) => {
-                let rendered = self.templates.value(text, node.place.as_ref(), &self.scope, &mut self.budget);
-                return rendered.unwrap_or_else(|problem| {
-                    self.problems.extend(problem);
-                    Arc::new(Node { broken: true, ..Node::new(Data::Null, node.place.clone()) })
-                });
-            }
-            Data::List(items) => Data::List(items.iter().map(|item| self.render(item)).collect()),
-            Data::Map(entries) => {
-                let render = |(key, entry): (&Arc<str>, &Entry)| {
-                    (key.clone(), Entry { key: entry.key.clone(), value: self.render(&entry.value) })
-                };
-                Data::Map(entries.iter().map(render).collect())
-            }
-            other => other.clone(),
-        };
-        Arc::new(Node { data, templated: false, ..(**node).clone() })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Definition files: target, platform defaults and platform, merged into one `vm`.
 
+mod cloud;
 mod document;
 mod explain;
 mod facts;
@@ -15,64 +16,78 @@ use camino::{Utf8Path, Utf8PathBuf};
 use self::{
     document::Document,
     files::{DEFAULTS, Files, Kind},
-    merge::{Merged, Merger},
+    merge::Merger,
 };
+pub use cloud::{CLOUD_PLATFORMS, CloudPlatform};
 pub use explain::Explained;
 pub(super) use facts::HostFacts;
 
 use super::{
-    Machine,
+    Config, Machine,
     config::Pair,
-    domain_xml::{DomainInputs, DomainTemplate},
+    domain_xml::{DomainInputs, DomainTemplates},
     machine::{MachineDefinition, MachineNames},
     template::Templates,
-    yaml::{self, Key, Node},
+    yaml::{self, Data, Key, Node},
 };
-use crate::base::{Problems, SourceFile};
+use crate::base::{Problem, Problems, SourceFile};
+pub(super) use merge::Merged;
 
 /// The definition files of one farm.
 pub(super) struct Definitions {
     root: Utf8PathBuf,
     files: Files,
-    templates: Templates,
+    templates: Arc<Templates>,
+    domain_templates: DomainTemplates,
     /// The variables that all templates have.
     variables: Arc<Node>,
+    /// Those that the farm file sets.
+    of_farm: Option<Arc<Node>>,
 }
 
 impl Definitions {
-    pub(super) fn new(root: &Utf8Path, facts: &HostFacts) -> Self {
+    pub(super) fn new(
+        root: &Utf8Path,
+        config: &Config,
+        facts: &HostFacts,
+        templates: &Arc<Templates>,
+    ) -> Self {
         Self {
             root: root.to_owned(),
             files: Files::new(root),
-            templates: Templates::new(),
-            variables: facts.variables(),
+            templates: templates.clone(),
+            domain_templates: DomainTemplates::new(&root.join("setup_vm/templates"), templates),
+            variables: facts::with(&facts.variables(), [("hypervisor", hypervisor(config))]),
+            of_farm: config.variables().cloned(),
         }
     }
 
-    /// The machine that a platform on a target gives.
-    pub(super) fn machine(&self, farm: &SourceFile, pair: &Pair) -> Result<Machine, Problems> {
-        let merged = self.merge(farm, pair)?;
+    /// The machine that a platform on a target gives, out of what [`Self::merge`] made of them.
+    pub(super) fn machine(
+        &self,
+        farm: &SourceFile,
+        pair: &Pair,
+        merged: &Merged,
+    ) -> Result<Machine, Problems> {
+        let place = |problem: Problem| pair.place(farm, problem);
         let vm = merged.value();
-        let definition: MachineDefinition = serde_path_to_error::deserialize(&vm).map_err(|error| {
-            let path: Vec<_> = error.path().iter().filter_map(Key::of_segment).collect();
-            let subject = format!("`vm.{}` of {} on {}: ", error.path(), pair.platform, pair.target);
-            merged
-                .problem(&path, format!("{subject}{}", error.inner()))
-                .unwrap_or_else(|problem| pair.problem(farm, problem))
+        let definition = yaml::mistakes::<MachineDefinition>(vm.clone()).map_err(|mistakes| {
+            let problem = |mistake| merged.problem(mistake).unwrap_or_else(place);
+            Problems::from(mistakes.into_iter().map(problem).collect::<Vec<_>>())
         })?;
         let names = MachineNames { platform: pair.platform.clone(), target: pair.target.clone() };
-        let machine = Machine::new(definition, names, &self.root, &vm).map_err(|wrong| {
-            merged.problem(&wrong.path, wrong.message).unwrap_or_else(|message| pair.problem(farm, message))
-        })?;
-        let template = DomainTemplate::find(&self.root.join("setup_vm/templates"), &machine)?;
-        template.render(&machine, &DomainInputs::stand_ins(&machine))?;
-        Ok(machine.with_template(template))
+        let template = self.domain_templates.find(&definition, &names)?;
+        let template = template.map_err(|wrong| merged.problem(wrong.into()).unwrap_or_else(place))?;
+        let machine = Machine::new(definition, names, &self.root, &vm, template)
+            .map_err(|wrong| merged.problem(wrong.into()).unwrap_or_else(place))?
+            .at(|path| merged.place(path).cloned());
+        machine.template().render(&machine, &DomainInputs::stand_ins(&machine))?;
+        Ok(machine)
     }
 
     /// Where each value of a machine comes from.
-    pub(super) fn explain(&self, farm: &SourceFile, pair: &Pair) -> Result<Vec<Explained>, Problems> {
-        let merged = self.merge(farm, pair)?;
-        Ok(explain::explain(&merged, &self.root, farm, pair))
+    pub(super) fn explain(&self, farm: &SourceFile, pair: &Pair, merged: &Merged) -> Vec<Explained> {
+        explain::explain(merged, &self.root, farm, pair)
     }
 
     /// What a platform on a target says: target, platform defaults, platform, the later one winning. All problems of the three
@@ -100,6 +115,12 @@ impl Definitions {
         let metadata = [("target_name", text(&pair.target)), ("platform_name", text(&pair.platform))];
         let vm = Arc::new(Node::map([("metadata", Node::map(metadata))]));
         let mut merger = Merger::new(&self.templates, vm, facts::with(&self.variables, names));
+        if let Some(variables) = &self.of_farm {
+            merger.variables(variables, false);
+        }
+        if let Some(variables) = &pair.variables {
+            merger.variables(variables, true);
+        }
         for document in &documents {
             merger.add(document);
         }
@@ -131,6 +152,22 @@ impl Definitions {
         };
         Err(farm.problem(yaml::find(farm, place), message).help(help).into())
     }
+}
+
+/// What templates may know of the farm's hypervisor. Where there are several, which one a machine goes to is not known yet.
+fn hypervisor(config: &Config) -> Node {
+    let own = config.hypervisors.first().filter(|_| config.hypervisors.len() == 1);
+    let text = |text: Option<&str>| match text {
+        Some(text) => Node::literal(text, None),
+        None => Node::new(Data::Null, None),
+    };
+    let labels = own.into_iter().flat_map(|own| &own.labels);
+    let labels = labels.map(|label| Arc::new(Node::literal(label.as_str(), None))).collect();
+    Node::map([
+        ("name", text(own.map(|own| own.name.as_str()))),
+        ("uri", text(own.and_then(|own| own.uri.as_deref()))),
+        ("labels", Node::new(Data::List(labels), None)),
+    ])
 }
 
 /// The name that is most like `name`, if one is like it.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
-use crate::{base::Problem, farm::config::Config};
+use crate::base::Problem;
 
 /// Definition files in a folder of their own.
 struct Files {
@@ -34,9 +34,11 @@ impl Files {
     fn merge(&self) -> Result<(Merged, Vec<Explained>), Problems> {
         let root = self.root();
         let (source, config) = Config::read(&root.join("farm.yaml"))?;
-        let definitions = Definitions::new(&root, &facts());
+        let definitions = Definitions::new(&root, &config, &facts(), &Arc::new(Templates::new()));
         let pair = &config.pairs()[0];
-        Ok((definitions.merge(&source, pair)?, definitions.explain(&source, pair)?))
+        let merged = definitions.merge(&source, pair)?;
+        let explained = definitions.explain(&source, pair, &merged);
+        Ok((merged, explained))
     }
 
     fn vm(&self) -> Value {
@@ -286,10 +288,10 @@ fn definitions_that_copy_themselves_stay_bounded() {
 
 #[test]
 fn built_in_targets() {
-    let definitions = Definitions::new(Utf8Path::new("/nowhere"), &facts());
-    for name in definitions.files.names(Kind::Target) {
-        let document = definitions.files.get(Kind::Target, &name).unwrap().unwrap();
-        let mut merger = Merger::new(&definitions.templates, Arc::new(Node::map([])), facts().variables());
+    let (files, templates) = (files::Files::new(Utf8Path::new("/nowhere")), Templates::new());
+    for name in files.names(Kind::Target) {
+        let document = files.get(Kind::Target, &name).unwrap().unwrap();
+        let mut merger = Merger::new(&templates, Arc::new(Node::map([])), facts().variables());
         merger.add(&document);
         let vm = merger.finish().unwrap().value();
         insta::assert_snapshot!(format!("target_{name}"), serde_json::to_string_pretty(&vm).unwrap());

@@ -143,15 +143,17 @@ pub(super) fn before_provision(
                 if !to_format.can_be_base() {
                     let message =
                         format!("machines' disks are made from qcow2 or raw, not {}", to_format.name());
-                    return Err(Wrong::new(below(&place, "to_format"), message));
+                    let help = "write `to_format: qcow2`";
+                    return Err(Wrong::new(below(&place, "to_format"), message).help(help));
                 }
                 let resource = input(&src, &below(&place, "src"), Some(root), files)?;
                 files.add(&dest, resource.then(ResourceStep::ImgConvert { from_format, to_format }));
             }
             Some("setup_image") => setup_image(read(action, &place)?, &place, root, files)?,
             _ => {
-                let message = format!("no callback is named: expected `callback` to be {}", list(&BEFORE));
-                return Err(Wrong::new(place, message));
+                let help =
+                    format!("add `callback: callbacks/sources/NAME.yaml`; known are {}", list(&BEFORE));
+                return Err(Wrong::new(place, "no callback is named").help(help));
             }
         }
     }
@@ -189,7 +191,8 @@ fn callback<'k>(action: &Value, place: &[Key], known: &[&'k str]) -> Result<Opti
     let Some(value) = action.get("callback") else { return Ok(None) };
     let place = below(place, "callback");
     let Some(path) = value.as_str() else {
-        return Err(Wrong::new(place, format!("`callback` must be a name: one of {}", list(known))));
+        let help = format!("known here are {}", list(known));
+        return Err(Wrong::new(place, "`callback` must be a name").help(help));
     };
     let name = path.strip_prefix(FOLDER).unwrap_or(path);
     let name = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml")).unwrap_or(name);
@@ -199,11 +202,9 @@ fn callback<'k>(action: &Value, place: &[Key], known: &[&'k str]) -> Result<Opti
     let names: Vec<String> = known.iter().map(|&name| name.to_owned()).collect();
     let last = name.rsplit('/').next().unwrap_or(name);
     let near = nearest(last, &names).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
-    let message = format!(
-        "there is no callback `{path}`: {near}farmhand has callbacks of its own and runs no others; here: {}",
-        list(known)
-    );
-    Err(Wrong::new(place, message))
+    let message = format!("there is no callback `{path}`");
+    let help = format!("{near}farmhand has callbacks of its own and runs no others; here: {}", list(known));
+    Err(Wrong::new(place, message).help(help))
 }
 
 fn list(names: &[&str]) -> String {
@@ -246,15 +247,15 @@ fn setup_image(setup: SetupImage, place: &[Key], root: &Utf8Path, files: &mut Fi
     let SetupImage { src, dest, root_password, hostname, user, password, ssh_key, .. } = setup;
     let mut resource = input(&src, &below(place, "src"), Some(root), files)?;
     if password.is_some() && user.is_none() {
-        let message = "whose password is this? Give `user`, or `root_password` instead";
-        return Err(Wrong::new(below(place, "password"), message));
+        let help = "give `user` as well, or `root_password` instead";
+        return Err(Wrong::new(below(place, "password"), "this is nobody's password").help(help));
     }
     for (key, name) in [("hostname", &hostname), ("user", &user)] {
         if let Some(name) = name
             && !is_plain_name(name)
         {
-            let message = format!("`{name}` is no {key}: expected letters, digits, `-`, `_` and `.`");
-            return Err(Wrong::new(below(place, key), message));
+            let help = "it has 1 to 64 letters, digits, `-`, `_` or `.`, and a letter or digit first";
+            return Err(Wrong::new(below(place, key), format!("`{name}` is no {key}")).help(help));
         }
     }
     let ssh_key = ssh_key.map(|key| match key.contains(' ') {
@@ -288,7 +289,10 @@ fn input(src: &str, place: &[Key], root: Option<&Utf8Path>, files: &Files) -> Re
         return Ok(Resource::new(path, None));
     }
     let names = files.names();
-    let known = if names.is_empty() { "there are none yet".to_owned() } else { names };
-    let message = format!("no callback before this one gives a file `{src}` ({known})");
-    Err(Wrong::new(place.to_vec(), message))
+    let near = nearest(src, &names).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
+    let help = match names.is_empty() {
+        true => "let a callback `fetch` come before it, whose `dest` is this name".to_owned(),
+        false => format!("{near}there are {}", super::quoted(&names)),
+    };
+    Err(Wrong::new(place.to_vec(), format!("no callback before this one gives a file `{src}`")).help(help))
 }

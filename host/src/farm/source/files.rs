@@ -77,12 +77,12 @@ impl Files {
     }
 
     /// All names, for people.
-    pub(super) fn names(&self) -> String {
-        let mut names: Vec<_> = self.entries.iter().map(|(name, _)| name.as_str()).collect();
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.entries.iter().map(|(name, _)| name.clone()).collect();
         names.retain(|name| !name.is_empty());
         names.sort_unstable();
         names.dedup();
-        names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+        names
     }
 
     /// These files, and where there is none of a name, the other ones.

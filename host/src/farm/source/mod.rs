@@ -18,7 +18,11 @@ use serde_json::Value;
 pub use resource::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
 
 use self::files::Files;
-use super::{machine::Wrong, yaml::Key};
+use super::{
+    definition::nearest,
+    machine::Wrong,
+    yaml::{self, Key},
+};
 
 /// The files that `vm.metadata.sources` defines, by the names under which disks and kernels refer to them.
 pub(super) struct Sources<'a> {
@@ -65,10 +69,12 @@ impl<'a> Sources<'a> {
         let uri = absolute(src, self.root);
         if uri.starts_with('/') && !Utf8Path::new(&uri).is_file() {
             let names = self.provided.names();
-            let known = if names.is_empty() { "there are none".to_owned() } else { names };
+            let known = if names.is_empty() { "there are none".to_owned() } else { quoted(&names) };
+            let near = nearest(src, &names).map(|near| format!("did you mean `{near}`? "));
             let message =
                 format!("`{src}` is neither a resource of vm.metadata.sources ({known}) nor a file ({uri})");
-            return Err(Wrong::new(place(), message));
+            let help = "name one of the resources, a URL, or a path that is relative to farm.yaml";
+            return Err(Wrong::new(place(), message).help(near.unwrap_or_default() + help));
         }
         Ok(Resource::new(uri, None))
     }
@@ -93,11 +99,18 @@ fn is_pipeline(source: &Value) -> bool {
 
 /// Reads a value that stands at `place`.
 fn read<T: DeserializeOwned>(value: &Value, place: &[Key]) -> Result<T, Wrong> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let mut path = place.to_vec();
-        path.extend(error.path().iter().filter_map(Key::of_segment));
-        Wrong::new(path, error.inner().to_string())
+    yaml::mistakes(value.clone()).map_err(|mistakes| {
+        let first = mistakes.into_iter().next().map(|mut mistake| {
+            mistake.path.splice(0..0, place.iter().cloned());
+            mistake.into()
+        });
+        first.unwrap_or_else(|| Wrong::new(place.to_vec(), "this can't be read"))
     })
+}
+
+/// Names in a sentence.
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// A place with one more step.

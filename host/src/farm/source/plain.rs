@@ -83,7 +83,9 @@ pub(super) fn checksum(
 ) -> Result<Option<Checksum>, Wrong> {
     let wrong = |key: &str, message: String| Wrong::new(below(place, key), message);
     let algorithm = keys.kind.map(str::parse::<ChecksumAlgorithm>).transpose();
-    let algorithm = algorithm.map_err(|error| wrong("checksum_type", error.to_string()))?;
+    let algorithm = algorithm.map_err(|error| {
+        wrong("checksum_type", error.to_string()).help("known are md5, sha1, sha256 and sha512")
+    })?;
     match (keys.value, keys.uri) {
         (Some(value), _) => {
             let value = match algorithm {
@@ -92,12 +94,15 @@ pub(super) fn checksum(
             };
             value
                 .map(|value| Some(Checksum::Value(value)))
-                .map_err(|error| wrong("checksum_value", error.to_string()))
+                .map_err(|error| {
+                    let help = "write it as the publisher's list has it, or give `checksum_uri` to have it looked up there";
+                    wrong("checksum_value", error.to_string()).help(help)
+                })
         }
         (None, Some(uri)) => Ok(Some(Checksum::File { uri: absolute(uri, root), algorithm })),
         (None, None) if algorithm.is_some() => {
-            let message = "a checksum_type without a checksum: give checksum_value or checksum_uri, too";
-            Err(wrong("checksum_type", message.to_owned()))
+            let message = "this is a checksum_type without a checksum".to_owned();
+            Err(wrong("checksum_type", message).help("give `checksum_value` or `checksum_uri` as well"))
         }
         (None, None) => Ok(None),
     }

@@ -3,11 +3,15 @@ use serde_json::json;
 
 use super::*;
 use crate::base::{Checksum, ChecksumAlgorithm};
+use crate::farm::yaml::Mistake;
 
 const FOLDERS: Folders<'_> = Folders { tmp_dir: Some("/tmp/vm"), libvirt_pool_dir: Some("/pool") };
 
 fn find(sources: &Value, src: &str) -> Result<Resource, String> {
-    let told = |wrong: Wrong| format!("{}: {}", path(&wrong.path), wrong.message);
+    let told = |wrong: Wrong| {
+        let Mistake { path, message, help, .. } = wrong.into();
+        format!("{}: {message}; {}", self::path(&path), help.unwrap_or_default())
+    };
     let sources = Sources::new(sources.as_array().unwrap(), FOLDERS, Utf8Path::new("/farm")).map_err(told)?;
     sources.find(src, || vec!["disks".into(), 0.into()]).map_err(told)
 }
@@ -126,16 +130,12 @@ fn mistakes_are_told_with_their_places() {
             "no callback `my/fetch.yaml`",
         ),
         (one(json!({ "src": "x" })), at.to_owned(), "no callback is named"),
-        (
-            one(callback("copy", json!({ "src": "y", "dest": "z" }))),
-            format!("{at}.src"),
-            "gives a file `y` (`x`)",
-        ),
-        (one(callback("copy", json!({ "src": "x" }))), at.to_owned(), "missing field `dest`"),
+        (one(callback("copy", json!({ "src": "y", "dest": "z" }))), format!("{at}.src"), "gives a file `y`"),
+        (one(callback("copy", json!({ "src": "x" }))), at.to_owned(), "`dest` is missing"),
         (
             one(callback("copy", json!({ "src": "x", "dest": "y", "mode": 1 }))),
             format!("{at}.mode"),
-            "unknown field `mode`",
+            "unknown key `mode`",
         ),
         (
             one(callback("img_convert", json!({ "src": "x", "dest": "y", "to_format": "vmdk" }))),
@@ -145,7 +145,7 @@ fn mistakes_are_told_with_their_places() {
         (
             one(callback("img_convert", json!({ "src": "x", "dest": "y", "to_format": "qcow3" }))),
             format!("{at}.to_format"),
-            "unknown variant `qcow3`",
+            "unknown value `qcow3`",
         ),
         (
             one(callback("setup_image", json!({ "src": "x", "hostname": "a b" }))),
@@ -155,7 +155,7 @@ fn mistakes_are_told_with_their_places() {
         (
             one(callback("setup_image", json!({ "src": "x", "password": "p" }))),
             format!("{at}.password"),
-            "whose password",
+            "nobody's password",
         ),
         (
             json!([{ "before_provision": [fetch()], "on_provision": { "callback": "install", "src": "x" } }]),
@@ -187,7 +187,7 @@ fn mistakes_are_told_with_their_places() {
             "metadata.sources.0.unarchived".into(),
             "true, false",
         ),
-        (json!([{ "resource_name": "x" }]), "metadata.sources.0".into(), "missing field `uri`"),
+        (json!([{ "resource_name": "x" }]), "metadata.sources.0".into(), "`uri` is missing"),
         (
             json!([{ "uri": "https://example.org/y" }]),
             "disks.0".into(),

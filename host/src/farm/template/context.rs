@@ -13,7 +13,7 @@ use minijinja::{
     value::{Enumerator, Object, ObjectRepr},
 };
 
-use crate::farm::yaml::{Data, Node};
+use crate::farm::yaml::{Data, Entry, Node};
 
 /// What a template can refer to.
 #[derive(Debug, Clone)]
@@ -25,7 +25,14 @@ pub(in crate::farm) struct Scope {
 }
 
 impl Scope {
-    pub(super) fn get(&self, name: &str) -> Option<&Arc<Node>> {
+    /// Gives templates a variable.
+    pub(in crate::farm) fn set(&mut self, name: &str, value: Node) {
+        if let Data::Map(variables) = &mut Arc::make_mut(&mut self.variables).data {
+            variables.insert(name.into(), Entry::new(Arc::new(value)));
+        }
+    }
+
+    pub(in crate::farm) fn get(&self, name: &str) -> Option<&Arc<Node>> {
         if name == "vm" { Some(&self.vm) } else { self.variables.get(name) }
     }
 

@@ -4,6 +4,7 @@ mod context;
 mod convert;
 mod filters;
 mod names;
+mod render;
 mod syntax;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,8 @@ use std::{ops::Range, sync::Arc};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, value::Serde};
 
 pub(super) use context::{Scope, is_secret};
+pub(super) use render::Rendering;
+pub(super) use syntax::literals;
 
 use self::{context::Root, context::Watch, convert::Unusable};
 use super::yaml::{self, Limits, Node, Place};
@@ -24,8 +27,15 @@ const FUEL: u64 = 100_000;
 /// How long the text may be that a template gives, in bytes.
 const MAX_TEXT: usize = 64 << 10;
 
-/// Renders the texts of definition files and of domain templates.
+/// Renders the texts of definition files, phase files and domain templates.
 pub(super) struct Templates(Environment<'static>);
+
+/// Without the texts that it has compiled, which may be anybody's.
+impl std::fmt::Debug for Templates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Templates")
+    }
+}
 
 /// What a machine's templates may cost, all together.
 #[derive(Debug)]
@@ -62,7 +72,7 @@ impl Templates {
         environment.set_debug(true);
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_auto_escape_callback(|name| {
-            if name.ends_with(".xml.j2") { AutoEscape::Custom("xml".into()) } else { AutoEscape::None }
+            if name.starts_with(XML) { AutoEscape::Custom("xml".into()) } else { AutoEscape::None }
         });
         environment.set_formatter(|output, state, value| match state.auto_escape() {
             // minijinja's own escaping is for HTML.
@@ -75,7 +85,9 @@ impl Templates {
             },
         });
         // Texts are compiled once for all machines: they are their templates' names.
-        environment.set_loader(|name| Ok(name.strip_prefix(TEXT).map(str::to_owned)));
+        environment.set_loader(|name| {
+            Ok(name.strip_prefix(TEXT).or_else(|| name.strip_prefix(XML)).map(str::to_owned))
+        });
         filters::add_to(&mut environment);
         Self(environment)
     }
@@ -141,14 +153,12 @@ impl Templates {
         Ok(Value::from(captured.into_output()))
     }
 
-    /// Renders a template file or a text. A name that ends in `.xml.j2` has its expressions escaped for XML.
-    pub(super) fn text(
-        &self,
-        name: &str,
-        text: &str,
-        context: &serde_json::Value,
-    ) -> Result<String, TemplateError> {
-        self.0.render_named_str(name, text, Serde(context)).map_err(|error| TemplateError::new(&error))
+    /// Renders a template of an XML document: its expressions are escaped for XML.
+    pub(super) fn xml(&self, text: &str, context: &serde_json::Value) -> Result<String, TemplateError> {
+        let template = self.0.get_template(&[XML, text].concat());
+        template
+            .and_then(|template| template.render(Serde(context)))
+            .map_err(|error| TemplateError::new(&error))
     }
 }
 
@@ -164,6 +174,9 @@ fn python_word(value: &Value) -> Option<&'static str> {
 
 /// The beginning of the name of a text that is a template. No template file's name begins so.
 const TEXT: &str = "\0text:";
+
+/// The beginning of the name of a text that is a template of an XML document.
+const XML: &str = "\0xml:";
 
 /// The variable that takes the value of a single expression.
 const RESULT: &str = "__result";

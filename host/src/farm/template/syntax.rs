@@ -15,18 +15,44 @@ pub(super) struct Expression {
 
 /// All expressions and statements of a template.
 pub(super) fn expressions(text: &str) -> Vec<Expression> {
+    scan(text).0
+}
+
+/// What a template gives as it is written: all but expressions, statements and comments.
+pub(in crate::farm) fn literals(text: &str) -> Vec<Range<usize>> {
+    let (expressions, comments) = scan(text);
+    let mut others: Vec<_> = expressions.into_iter().map(|found| found.whole).chain(comments).collect();
+    others.sort_by_key(|range| range.start);
+    let mut literals = Vec::new();
+    let mut at = 0;
+    for other in others {
+        literals.push(at..other.start);
+        at = other.end;
+    }
+    literals.push(at..text.len());
+    literals.retain(|range| !range.is_empty());
+    literals
+}
+
+/// All expressions and statements of a template, and its comments.
+fn scan(text: &str) -> (Vec<Expression>, Vec<Range<usize>>) {
     let mut found = Vec::new();
+    let mut comments = Vec::new();
     let mut at = 0;
     while let Some(open) = text[at..].find('{') {
         let start = at + open;
         at = match text.as_bytes().get(start + 1) {
-            Some(b'#') => text[start..].find("#}").map_or(text.len(), |end| start + end + 2),
+            Some(b'#') => {
+                let end = text[start..].find("#}").map_or(text.len(), |end| start + end + 2);
+                comments.push(start..end);
+                end
+            }
             Some(b'{') => close(text, start, "}}", &mut found),
             Some(b'%') => close(text, start, "%}", &mut found),
             _ => start + 1,
         };
     }
-    found
+    (found, comments)
 }
 
 /// The inside of a text that is one expression and nothing else.
@@ -77,6 +103,14 @@ fn close(text: &str, start: usize, delimiter: &str, found: &mut Vec<Expression>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn literals_are_all_the_rest() {
+        let text = "a{# {{ no }} #}b{{ c }}{% if d %}e {f} {% endif %}";
+        let parts: Vec<_> = literals(text).into_iter().map(|range| &text[range]).collect();
+        assert_eq!(parts, ["a", "b", "e {f} "]);
+        assert_eq!(literals("").len(), 0);
+    }
 
     #[test]
     fn expressions_end_where_jinja_ends_them() {

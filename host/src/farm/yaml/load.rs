@@ -11,6 +11,9 @@ use super::{
 };
 use crate::base::{Problem, SourceFile};
 
+/// What to do about a key that is no text.
+const KEY_HELP: &str = "write it in quotes, or the mapping as a list of mappings";
+
 /// Reads a file as one value. An empty one gives null.
 pub(in crate::farm) fn load(file: &Arc<SourceFile>) -> Result<Arc<Node>, Problem> {
     let mut loader = Loader {
@@ -101,7 +104,8 @@ impl Loader<'_> {
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::DocumentStart(_) if self.root.is_some() => {
-                Err(self.problem(range, "a second document begins here; a file has one"))
+                let message = "a second document begins here; a file has one";
+                Err(self.problem(range, message).help("put it into a file of its own"))
             }
             Event::Nothing
             | Event::StreamStart
@@ -129,11 +133,12 @@ impl Loader<'_> {
 
     fn alias(&mut self, anchor: usize, range: Range<usize>) -> Result<(), Problem> {
         let Some(Some((node, size))) = self.anchors.get(&anchor).cloned() else {
-            return Err(self.problem(range, "this alias stands within what it names"));
+            let help = "write the value out here, or name another anchor";
+            return Err(self.problem(range, "this alias stands within what it names").help(help));
         };
         if self.expects_key() {
             let Data::Text(name) = &node.data else {
-                return Err(self.problem(range, "a key of a mapping must be a text"));
+                return Err(self.problem(range, "a key of a mapping must be a text").help(KEY_HELP));
             };
             return self.key(name.clone(), range, false);
         }
@@ -161,7 +166,7 @@ impl Loader<'_> {
         content: Content,
     ) -> Result<(), Problem> {
         if self.expects_key() {
-            return Err(self.problem(range, "a key of a mapping must be a text"));
+            return Err(self.problem(range, "a key of a mapping must be a text").help(KEY_HELP));
         }
         if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema()) {
             return Err(self.unknown_tag(tag, range));
@@ -209,9 +214,9 @@ impl Loader<'_> {
             for mapping in mappings {
                 let Data::Map(found) = &mapping.data else {
                     let place = node.place.as_ref().map_or(0..0, Place::range);
-                    return Err(
-                        self.problem(place, format!("`<<` merges mappings, but this is {}", mapping.kind()))
-                    );
+                    let message = format!("`<<` merges mappings, but this is {}", mapping.kind());
+                    let help = "name a mapping's anchor, `<<: *common`, or several, `<<: [*a, *b]`";
+                    return Err(self.problem(place, message).help(help));
                 };
                 for (key, entry) in found {
                     entries.entry(key.clone()).or_insert_with(|| entry.clone());
@@ -263,7 +268,8 @@ impl Loader<'_> {
                 _ => return Err(self.unknown_tag(tag, range)),
             }
             .ok_or_else(|| {
-                self.problem(range, format!("`{text}` is not what its tag says, !!{}", tag.suffix))
+                let message = format!("`{text}` is not what its tag says, !!{}", tag.suffix);
+                self.problem(range, message).help("take the tag out, or write a value of its kind")
             })?,
             // The tag that only says that this is no plain text.
             Some(tag) if show(tag) == "!" => Data::Text(text.into()),
@@ -280,15 +286,15 @@ impl Loader<'_> {
         self.size = self.size.saturating_add(size);
         if self.size > Limits::DEFINITION.size {
             let range = node.place.as_ref().map_or(0..0, Place::range);
-            return Err(
-                self.problem(range, "the file holds too much, aliases counted as often as they are used")
-            );
+            let message = "the file holds too much, aliases counted as often as they are used";
+            return Err(self.problem(range, message).help("split it, or use fewer aliases"));
         }
         Ok(())
     }
 
     fn too_deep(&self, range: Range<usize>) -> Problem {
-        self.problem(range, format!("this is nested more than {} deep", Limits::DEFINITION.depth))
+        let message = format!("this is nested more than {} deep", Limits::DEFINITION.depth);
+        self.problem(range, message).help("take some levels of mappings and lists out")
     }
 
     fn unknown_tag(&self, tag: &Tag, range: Range<usize>) -> Problem {
@@ -305,7 +311,9 @@ impl Loader<'_> {
 
     fn syntax(&self, error: &ScanError) -> Problem {
         let at = self.offsets.offset(error.marker());
-        self.problem(at..at, format!("this is not valid YAML: {}", error.info()))
+        let help =
+            "look here and just before for a missing `:`, quote or bracket, or an indentation that differs";
+        self.problem(at..at, format!("this is not valid YAML: {}", error.info())).help(help)
     }
 }
 

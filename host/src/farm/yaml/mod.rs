@@ -1,5 +1,6 @@
 //! YAML with places: every value knows where it stands in its file.
 
+mod decode;
 mod load;
 mod node;
 mod scalar;
@@ -9,36 +10,11 @@ mod written;
 
 use std::{ops::Range, sync::Arc};
 
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-
+pub(super) use decode::{Mistake, decode, mistakes};
 pub(super) use load::load;
 pub(super) use node::{Data, Entry, Limits, Node, Place};
 
-use crate::base::{Problem, SourceFile};
-
-/// Reads a whole file as one value. Anchors, aliases and merge keys are resolved; a file that is empty gives null.
-pub(super) fn read(source: &SourceFile) -> Result<Value, Problem> {
-    load(&Arc::new(source.clone())).map(|root| root.to_value())
-}
-
-/// Reads a whole file as a value of type `T`, which refuses what it does not know.
-pub(super) fn read_as<T: DeserializeOwned>(source: &SourceFile) -> Result<T, Problem> {
-    decode(source, read(source)?, &[])
-}
-
-/// Turns a value that stands in `source` at `path` into a `T`.
-pub(super) fn decode<T: DeserializeOwned>(
-    source: &SourceFile,
-    value: Value,
-    path: &[Key],
-) -> Result<T, Problem> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let mut whole = path.to_vec();
-        whole.extend(error.path().iter().filter_map(Key::of_segment));
-        source.problem(find(source, &whole), error.inner().to_string())
-    })
-}
+use crate::base::SourceFile;
 
 /// One step on the way to a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +62,20 @@ pub(super) fn find(source: &SourceFile, path: &[Key]) -> Range<usize> {
         node = next;
     }
     at
+}
+
+/// The byte range of the last key on the way to a value, or of what [`find`] finds when it has none.
+pub(super) fn find_key(source: &SourceFile, path: &[Key]) -> Range<usize> {
+    let key = || {
+        let (Key::Name(last), parents) = path.split_last()? else { return None };
+        let mut node = load(&Arc::new(source.clone())).ok()?;
+        for key in parents {
+            node = node.step(key)?.clone();
+        }
+        let Data::Map(entries) = &node.data else { return None };
+        entries.get(last.as_str())?.key.as_ref().map(Place::range)
+    };
+    key().unwrap_or_else(|| find(source, path))
 }
 
 /// Where the file writes what stands at `range` in a text of it, given the text's own place.

@@ -4,9 +4,14 @@ use camino::Utf8Path;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::base::Problem;
 
 fn source(text: &str) -> SourceFile {
     SourceFile::new(Utf8Path::new("f.yaml"), text)
+}
+
+fn read(source: &SourceFile) -> Result<Value, Problem> {
+    load(&Arc::new(source.clone())).map(|root| root.to_value())
 }
 
 fn value(text: &str) -> Value {
