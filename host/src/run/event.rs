@@ -82,6 +82,7 @@ pub enum Event {
         #[serde(flatten)]
         operation: Operation,
         /// Why.
+        #[serde(default)]
         reason: String,
     },
     /// An operation goes on: for those that can take long.
@@ -197,6 +198,7 @@ pub enum Event {
         /// How many failed.
         failed: usize,
         /// How many were not begun.
+        #[serde(default)]
         skipped: usize,
         /// How long it took.
         seconds: f64,

@@ -214,8 +214,9 @@ fn disturb(world: &World, start: &Start, troubles: &[(Index, Trouble)]) -> BTree
             Trouble::Call(call, fault) => {
                 let at = call.index(start.calls.len());
                 let method = start.calls[at];
-                // A hypervisor that says it reverted and did not is believed, as nothing in libvirt tells.
-                if method == Method::Revert && *fault == Fault::Pretend {
+                // A hypervisor that says it reverted and did not is believed, as nothing in libvirt tells. The disks that stay
+                // with a domain that is still there are the simulation's: real ones are files, and made anew.
+                if matches!(method, Method::Revert | Method::Undefine) && *fault == Fault::Pretend {
                     continue;
                 }
                 let spared = start.calls[..at].iter().filter(|call| **call == method).count();
