@@ -64,6 +64,8 @@ impl Workbench {
             locks: self.dirs.locks(),
             login_key: self.dirs.login_key(),
             record,
+            artifacts: None,
+            probes: Some(self.dirs.guest_probes()),
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),

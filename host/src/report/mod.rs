@@ -2,12 +2,14 @@
 
 mod lines;
 mod plan;
+mod rehearsal;
 mod reporter;
 mod summary;
 #[cfg(test)]
 mod tests;
 
 pub use plan::plan_text;
+pub use rehearsal::rehearsal_text;
 pub use reporter::{Format, Reporter};
 
 /// The `{:.1}` seconds of a duration, as they stand everywhere.

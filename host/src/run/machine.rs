@@ -7,13 +7,14 @@ use futures::FutureExt as _;
 use super::{
     Event, Failure, MachineJob, RunError, Site, error, install,
     lock::MachineLock,
-    ready,
+    ready, state,
     steps::{self, LastOutput},
 };
 use crate::{
     base::{Checkpoint, Phase},
     guest::{Command, Facts, Guest, GuestError, Stream, facts},
     hypervisor::NewSnapshot,
+    module::Probes,
     plan::Operation,
 };
 
@@ -25,7 +26,8 @@ pub(super) async fn run(site: &Site, mut job: MachineJob) -> Option<Failure> {
         Err(locked) => return Some(fail(site, &name, "lock".to_owned(), locked.into(), Vec::new())),
     };
     let mut first_failure = None;
-    let mut life = Life::default();
+    let kept = site.probes.as_ref().map(|folder| state::probes_file(folder, &name));
+    let mut life = Life { probes: Arc::new(state::open(kept.clone()).await), ..Life::default() };
     for operation in job.plan.operations.clone() {
         if first_failure.is_some() && !runs_after_failure(&operation, &life) {
             continue;
@@ -35,12 +37,18 @@ pub(super) async fn run(site: &Site, mut job: MachineJob) -> Option<Failure> {
         // What a panic leaves behind in `life` is the connection, which is given up like after any failure.
         let carried_out = AssertUnwindSafe(life.carry_out(site, &mut job, &operation)).catch_unwind().await;
         match carried_out.unwrap_or_else(|panic| Err(RunError::Panic(error::panic_message(&*panic)))) {
-            Ok(()) => site.events.emit(Event::OperationFinished {
-                machine: name.clone(),
-                operation,
-                seconds: begun.elapsed().as_secs_f64(),
-            }),
+            Ok(()) => {
+                state::follow(&life.probes, &operation, &job.wanted);
+                site.events.emit(Event::OperationFinished {
+                    machine: name.clone(),
+                    operation,
+                    seconds: begun.elapsed().as_secs_f64(),
+                });
+            }
             Err(error) => {
+                if !matches!(operation, Operation::Phase { .. }) {
+                    life.probes.lost();
+                }
                 let output = life.output.lines();
                 // It may be broken, and it may be what failed: `terminate` gets a new one.
                 life.disconnect().await;
@@ -50,6 +58,11 @@ pub(super) async fn run(site: &Site, mut job: MachineJob) -> Option<Failure> {
         }
     }
     life.disconnect().await;
+    if let Some(path) = kept
+        && let Err(error) = state::save(life.probes, path).await
+    {
+        site.warn(&name, format!("what the guest answered can't be kept for `plan --deep`: {error}"));
+    }
     first_failure
 }
 
@@ -77,6 +90,8 @@ struct Life {
     /// Whether the guest could be reached since the machine was booted or restored.
     reached: bool,
     facts: Option<Facts>,
+    /// What the guest answered to commands that only look.
+    probes: Arc<Probes>,
     output: Arc<LastOutput>,
 }
 
@@ -113,7 +128,8 @@ impl Life {
                     Some(facts) => facts.clone(),
                     None => self.facts.insert(facts::probe(&*guest).await?).clone(),
                 };
-                steps::run_phase(site, job, *phase, &guest, &facts, &self.output).await?;
+                self.probes.keep_facts(&facts);
+                steps::run_phase(site, job, *phase, &guest, &facts, &self.probes, &self.output).await?;
             }
             Operation::Shutdown => {
                 self.disconnect().await;

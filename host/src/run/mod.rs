@@ -7,6 +7,8 @@ mod local_storage;
 mod lock;
 mod machine;
 mod ready;
+mod rehearsal;
+mod state;
 mod steps;
 mod storage;
 #[cfg(test)]
@@ -28,6 +30,7 @@ pub use install::{domain_inputs, remove};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, MachineLock};
 pub use ready::{reach, synchronize_clock};
+pub use rehearsal::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep, rehearse};
 pub use storage::{Fetched, ProgressInWords, Storage, StorageError};
 
 use crate::{
@@ -55,6 +58,10 @@ pub struct Site {
     pub login_key: Utf8PathBuf,
     /// The folder that gets a transcript of each step, if somebody wants them.
     pub record: Option<Utf8PathBuf>,
+    /// The folder that gets what modules keep, a folder a step in it; without one modules can keep nothing.
+    pub artifacts: Option<Utf8PathBuf>,
+    /// The folder with what guests answered to commands that only look, a file a machine; without one it is not kept.
+    pub probes: Option<Utf8PathBuf>,
     /// Whose checkpoints these are.
     pub project: Project,
     /// How long things may take.

@@ -9,8 +9,9 @@ use std::{
 use super::{Event, EventSink, Level, MachineJob, RunError, Site};
 use crate::{
     base::Phase,
+    farm::Machine,
     guest::{Facts, Guest, Stream},
-    module::{self, Call, Context, ModuleLog},
+    module::{self, ArtifactStore, Call, Context, FolderArtifacts, ModuleLog, Probes, ResolvedStep},
 };
 
 /// How many lines of output a failure shows.
@@ -23,6 +24,7 @@ pub(super) async fn run_phase(
     phase: Phase,
     guest: &Arc<dyn Guest>,
     facts: &Facts,
+    probes: &Arc<Probes>,
     output: &Arc<LastOutput>,
 ) -> Result<(), RunError> {
     let machine = &job.machine;
@@ -39,15 +41,10 @@ pub(super) async fn run_phase(
         });
         let begun = Instant::now();
         output.clear();
+        // What is kept of a step has this name, beside those of the others.
+        let file = format!("{phase}-{index}-{}", step.module.identity().name);
         let call = Call {
-            context: Context {
-                phase,
-                platform: machine.platform().to_owned(),
-                target: machine.target().to_owned(),
-                machine: machine.name.clone(),
-                settings: step.step.with.clone(),
-                r#become: step.step.r#become,
-            },
+            context: context(machine, phase, step),
             guest: guest.clone(),
             facts: facts.clone(),
             grants: step.grants.clone(),
@@ -58,12 +55,15 @@ pub(super) async fn run_phase(
             }),
             secrets: step.secrets.clone(),
             limits: step.limits.clone(),
-            artifacts: None,
-            record: site.record.as_ref().map(|folder| {
-                folder
-                    .join(&machine.name)
-                    .join(format!("{phase}-{index}-{}.json", step.module.identity().name))
+            artifacts: site.artifacts.as_ref().map(|folder| {
+                let store = FolderArtifacts::new(folder.join(&machine.name).join(&file));
+                Arc::new(store) as Arc<dyn ArtifactStore>
             }),
+            record: site
+                .record
+                .as_ref()
+                .map(|folder| folder.join(&machine.name).join(format!("{file}.json"))),
+            probes: Some(probes.clone()),
             timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),
         };
         let outcome = step
@@ -82,6 +82,18 @@ pub(super) async fn run_phase(
         });
     }
     Ok(())
+}
+
+/// For what and with what a step's module is run.
+pub(super) fn context(machine: &Machine, phase: Phase, step: &ResolvedStep) -> Context {
+    Context {
+        phase,
+        platform: machine.platform().to_owned(),
+        target: machine.target().to_owned(),
+        machine: machine.name.clone(),
+        settings: step.step.with.clone(),
+        r#become: step.step.r#become,
+    }
 }
 
 /// Turns what a module has to say into events.

@@ -2,6 +2,7 @@
 
 mod failures;
 mod faults;
+mod kept;
 mod life;
 mod modules;
 mod ready;

@@ -103,6 +103,16 @@ impl World {
         Utf8Path::from_path(self.folder.path()).unwrap().join("locks")
     }
 
+    /// The folder of what modules keep.
+    pub(super) fn artifacts(&self) -> Utf8PathBuf {
+        Utf8Path::from_path(self.folder.path()).unwrap().join("artifacts")
+    }
+
+    /// The folder of what guests answered.
+    pub(super) fn probes(&self) -> Utf8PathBuf {
+        Utf8Path::from_path(self.folder.path()).unwrap().join("probes")
+    }
+
     /// Does something whenever an operation of a machine begins.
     pub(super) fn at(
         &self,
@@ -167,6 +177,8 @@ impl World {
             locks: self.locks(),
             login_key: "/no/key".into(),
             record: None,
+            artifacts: Some(self.artifacts()),
+            probes: Some(self.probes()),
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: Default::default(),
