@@ -7,4 +7,6 @@
 
 mod farm;
 mod lifecycle;
+mod modules;
+mod tutorial;
 mod wrong_images;
