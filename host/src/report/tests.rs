@@ -1,6 +1,6 @@
 use super::{
     lines::{Detail, lines},
-    plan_text,
+    plan_text, rehearsal_text,
     summary::{Ended, summary},
 };
 use crate::{
@@ -155,4 +155,39 @@ fn events_are_one_json_object_a_line_and_come_back() {
     let back: Vec<Event> = text.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(back, events());
     insta::assert_snapshot!("json", text.join("\n"));
+}
+
+#[test]
+fn a_rehearsal_says_what_would_be_done_and_what_is_not_known() {
+    use crate::{
+        base::Phase,
+        module::{CheckedAnswer, CheckedCall, CommandCall, GuestCall, in_words},
+        run::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep},
+    };
+    let call = |argv: &[&str], answer: CheckedAnswer| {
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        let read_only = answer != CheckedAnswer::HeldBack;
+        let call = GuestCall::Exec(CommandCall { argv, read_only, r#become: true, ..CommandCall::default() });
+        CheckedCall { text: in_words(&call), call, answer }
+    };
+    let query = |answer| call(&["dpkg-query", "-W"], answer);
+    let install = || call(&["apt-get", "install", "--", "curl"], CheckedAnswer::HeldBack);
+    let step = |name: &str, calls: Vec<CheckedCall>, end: RehearsedEnd| RehearsedStep {
+        name: name.to_owned(),
+        module: "debian-apt".to_owned(),
+        calls,
+        end,
+    };
+    use CheckedAnswer::{Assumed, Known, Unknown};
+    let steps = vec![
+        step("known", vec![query(Known), install(), query(Assumed)], RehearsedEnd::Changes),
+        step("assumed", vec![query(Assumed), install(), query(Assumed)], RehearsedEnd::Changes),
+        step("assumed to be done", vec![query(Assumed)], RehearsedEnd::Unchanged),
+        step("done", vec![query(Known), query(Known)], RehearsedEnd::Unchanged),
+        step("not known", vec![query(Unknown)], RehearsedEnd::Unknown("not known".to_owned())),
+        step("facts", vec![], RehearsedEnd::Unknown("nothing is known of the guest yet".to_owned())),
+        step("wrong", vec![query(Known)], RehearsedEnd::Fails("no such package\nor so".to_owned())),
+    ];
+    let phases = vec![RehearsedPhase { phase: Phase::Dependencies, steps }];
+    insta::assert_snapshot!(rehearsal_text(&RehearsedMachine { machine: "m".to_owned(), phases }));
 }

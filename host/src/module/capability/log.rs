@@ -76,6 +76,7 @@ impl LogGate {
         // Cut before it is looked at: a message may be as large as a call.
         for line in text::cut(message).lines() {
             let line = text::plain(line) + &std::mem::take(&mut fields);
+            let line = text::cut(&line).to_owned();
             if level >= Level::Warn {
                 gate.last_error = Some(line.clone());
             }

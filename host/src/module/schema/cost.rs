@@ -36,7 +36,8 @@ const OTHER_NAMES: [&str; 6] =
 
 /// Whether settings of this depth can be checked against a schema in bounded time. The error says what is against it.
 pub(super) fn check(schema: &Value, depth: usize) -> Result<(), String> {
-    let mut walk = Walk { root: schema, known: HashMap::new(), open: HashSet::new(), patterns: 0 };
+    let mut walk =
+        Walk { root: schema, known: HashMap::new(), open: HashSet::new(), seen: HashSet::new(), patterns: 0 };
     if schema.get("$schema").is_some_and(|draft| draft != DRAFT) {
         return Err(format!("its `$schema` is not {DRAFT}"));
     }
@@ -53,6 +54,8 @@ struct Walk<'a> {
     known: HashMap<(*const Value, usize), u64>,
     /// The schemas that are being looked at.
     open: HashSet<(*const Value, usize)>,
+    /// The schemas that were looked at, for settings of whatever depth; and how many patterns they have.
+    seen: HashSet<*const Map<String, Value>>,
     patterns: usize,
 }
 
@@ -80,8 +83,10 @@ impl<'a> Walk<'a> {
             return Err(format!("`{name}` is not supported"));
         }
         let by_pattern = keywords.get("patternProperties").and_then(Value::as_object).map_or(0, Map::len);
-        self.patterns += by_pattern + usize::from(keywords.contains_key("pattern"));
-        if self.patterns > MAX_PATTERNS * (depth + 1) {
+        if self.seen.insert(std::ptr::from_ref(keywords)) {
+            self.patterns += by_pattern + usize::from(keywords.contains_key("pattern"));
+        }
+        if self.patterns > MAX_PATTERNS {
             return Err(format!("it has more than {MAX_PATTERNS} patterns"));
         }
         let mut cost = 1u64;
