@@ -108,7 +108,7 @@ fn module() -> &'static (Runtime, Module) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn only_what_was_granted_gets_through(calls in prop::collection::vec(call(), 1..6)) {

@@ -18,7 +18,8 @@ fn replace(farm: &Farm, modules: &str, phases: &[(&str, &str)]) {
     }
     farm.edit("farm/farm.yaml", |text| {
         let (before, _) = text.split_once("modules:").unwrap();
-        format!("{before}modules:\n{modules}")
+        // Guests boot slowly where many tests run beside each other.
+        format!("{before}connection_timeout: 600\nmodules:\n{modules}")
     });
 }
 
@@ -190,6 +191,8 @@ cd repository
 gpg --quiet --batch --local-user own@example.org --detach-sign own-hello-1-1-any.pkg.tar.zst
 repo-add --quiet own.db.tar.gz archlinux-keyring-2-1-any.pkg.tar.zst own-hello-1-1-any.pkg.tar.zst >/dev/null
 gpg --quiet --batch --local-user own@example.org --detach-sign --output own.db.sig own.db.tar.gz
+# pacman-key needs these, which the stand-in for Arch Linux lacks.
+cp -r /usr/share/makepkg/util .
 tar -ch . | gzip | base64
 gpgconf --kill all
 "#;
@@ -202,7 +205,7 @@ fn pacman_on_arch_linux() {
     let key = fs::read_to_string(host.path().join("key.asc")).unwrap();
     let own = json!({ "name": "own", "uri": "file:///srv/own", "key": key });
     let steps = [
-        ("Install", "package", json!({ "packages": ["tree"] })),
+        ("Install", "package", json!({ "update": true, "packages": ["tree"] })),
         (
             "Install from a repository with a key",
             "package",
@@ -219,7 +222,7 @@ fn pacman_on_arch_linux() {
              pacman --noconfirm -U /srv/own/archlinux-keyring-1-1-any.pkg.tar.zst\n\
              sed -i 's/^SigLevel.*/SigLevel = Optional TrustedOnly/' /etc/pacman.conf\n\
              sed -i 's/^\\[core\\]/[core]\\nSigLevel = Never/' /etc/pacman.conf\n\
-             pacman-key --init\n"
+             mkdir -p /usr/share/makepkg && mv /srv/own/util /usr/share/makepkg/ && pacman-key --init\n"
         ),
     );
     let modules = format!("  arch-pacman: {{ grants: {ROOT} }}\n  shell: {{ grants: {ROOT} }}\n");

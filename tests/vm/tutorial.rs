@@ -104,9 +104,11 @@ fn the_tutorial_works_as_it_stands() {
             .env("NO_COLOR", "1");
         command
     };
-    // In one farm after the other the machine has the same name, but tests run beside each other.
+    // Tests run beside each other: the machine has a name of its own, and more time to boot than a reader's needs.
     let tutorial = fs::read_to_string(Path::new(REPOSITORY).join("docs/tutorial.md")).unwrap();
-    let tutorial = tutorial.replace("greeter", &machine);
+    let tutorial = tutorial
+        .replace("greeter", &machine)
+        .replace("project: { id: tutorial", "connection_timeout: 600\nproject: { id: tutorial");
     let blocks = blocks(&tutorial);
     let _cleanup = Cleanup(&shell);
     let output = shell(&format!("exec 2>&1\n{}", script(&blocks))).output().unwrap();
