@@ -53,7 +53,7 @@ const ODD: &[&str] = &[
 /// Texts of any characters, and odd ones.
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
-        4 => prop::sample::select(&ODD[..]).prop_map(str::to_owned),
+        4 => prop::sample::select(ODD).prop_map(str::to_owned),
         2 => any::<String>(),
         1 => "[a-z./]{0,40}",
         1 => (1usize..200_000).prop_map(|length| "x".repeat(length)),

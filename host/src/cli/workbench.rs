@@ -56,6 +56,7 @@ impl Workbench {
 
     /// What a run needs beside the plans.
     pub(super) fn site(&self, events: Arc<dyn EventSink>, record: Option<Utf8PathBuf>) -> Arc<Site> {
+        let begun = jiff::Timestamp::now().strftime("%Y-%m-%dT%H%M%SZ");
         Arc::new(Site {
             hypervisor: self.hypervisor.clone(),
             connector: Arc::new(SshConnector),
@@ -64,7 +65,7 @@ impl Workbench {
             locks: self.dirs.locks(),
             login_key: self.dirs.login_key(),
             record,
-            artifacts: None,
+            artifacts: Some(self.dirs.runs().join(begun.to_string()).join("artifacts")),
             probes: Some(self.dirs.guest_probes()),
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
