@@ -45,6 +45,7 @@ modules: packages ## Build the tests, and the phase modules that they use (targe
 .PHONY: lint
 lint: packages ## Check format and lints
 	@cargo fmt --all --check
+	cargo fmt --check --manifest-path tests/hostile/modules/Cargo.toml
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	$(CARGO) clippy $(addprefix --package ,$(PLUGINS)) --target wasm32-unknown-unknown -- --deny warnings
 

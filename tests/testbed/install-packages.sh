@@ -56,9 +56,14 @@ if ! command -v cargo >/dev/null; then
     fi
 elif command -v rustup >/dev/null; then
     installed=$(rustup toolchain list)
-    targets=$(sed -n 's/^targets *= *\[\(.*\)\]/\1/p' "$repo/rust-toolchain.toml" | tr -d '", ')
+    read -ra targets < <(sed -n 's/^targets *= *\[\(.*\)\]/\1/p' "$repo/rust-toolchain.toml" | tr -d '",')
     case $'\n'$installed in
-        *$'\n'"$toolchain"-*) rustup +"$toolchain" target list --installed | grep -qx "$targets" || rust="Rust for $targets" ;;
+        *$'\n'"$toolchain"-*)
+            has=$(rustup +"$toolchain" target list --installed)
+            for target in "${targets[@]}"; do
+                grep -qx "$target" <<<"$has" || rust="Rust for ${targets[*]}"
+            done
+            ;;
         *) rust="Rust $toolchain" ;;
     esac
 fi
@@ -132,7 +137,7 @@ if [ -n "$rust" ]; then
             sh -s -- -y --quiet --profile minimal --default-toolchain none
     fi
     case $rust in
-        *" for "*) rustup target add --toolchain "$toolchain" "$targets" ;;
+        *" for "*) rustup target add --toolchain "$toolchain" "${targets[@]}" ;;
         # Reads rust-toolchain.toml and fetches what it names; before rustup 1.28 any command of a toolchain did.
         *) (cd "$repo" && { rustup toolchain install || cargo --version; } >/dev/null) ;;
     esac

@@ -10,4 +10,6 @@ mod farm;
 mod holds;
 mod kills;
 mod lifecycle;
+mod modules;
+mod tutorial;
 mod wrong_images;

@@ -91,6 +91,11 @@ impl Dirs {
         self.cache.join("probes")
     }
 
+    /// What guests answered to commands that only look: a file for each machine.
+    pub fn guest_probes(&self) -> Utf8PathBuf {
+        self.cache.join("guest-probes")
+    }
+
     /// Compiled phase modules, by digest.
     pub fn modules(&self) -> Utf8PathBuf {
         self.cache.join("modules")

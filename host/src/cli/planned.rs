@@ -97,7 +97,7 @@ pub(super) struct PlannedMachine {
     pub(super) wanted: Wanted,
     pub(super) plan: plan::MachinePlan,
     inputs: crate::farm::DomainInputs,
-    steps: ResolvedSteps,
+    pub(super) steps: ResolvedSteps,
 }
 
 impl Planned {

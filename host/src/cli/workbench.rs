@@ -115,6 +115,7 @@ impl Workbench {
             record,
             run,
             folder,
+            probes: Some(self.dirs.guest_probes()),
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: self.ports.clone(),

@@ -16,9 +16,10 @@ const PACKAGE: &str = "farmhand:phase/";
 /// Looks at a module's bytes before wasmtime does. Its decoder takes 25 s and 8 GB for a component of 238 KB that is nested
 /// 20,000 deep; wasmparser's validator refuses that in a millisecond.
 pub(super) fn check_bytes(module: &str, bytes: &[u8], limits: &Limits) -> Result<(), ModuleError> {
-    let too_large = |what, limit| ModuleError::TooLarge { module: module.to_owned(), what, limit };
+    let too_large =
+        |what, name, limit| ModuleError::TooLarge { module: module.to_owned(), what, name, limit };
     if bytes.len() > limits.module_size {
-        return Err(too_large("its file", limits.module_size));
+        return Err(too_large("its file", "module size", limits.module_size));
     }
     if Parser::is_core_wasm(bytes) {
         return Err(ModuleError::NotAComponent { module: module.to_owned() });
@@ -34,7 +35,7 @@ pub(super) fn check_bytes(module: &str, bytes: &[u8], limits: &Limits) -> Result
         if let Payload::CodeSectionEntry(body) = &payload
             && body.as_bytes().len() > limits.function_size
         {
-            return Err(too_large("one of its functions", limits.function_size));
+            return Err(too_large("one of its functions", "function size", limits.function_size));
         }
         if let ValidPayload::Func(function, body) = validator.payload(&payload).map_err(invalid)? {
             let mut function = function.into_validator(std::mem::take(&mut allocations));

@@ -13,6 +13,8 @@ use super::{
     grants::NotGranted,
     limits::Limits,
     loaded::Module,
+    notes::Notes,
+    probes::Probes,
     secrets::Secrets,
     state::{Lent, LentGuest, State, blame_error},
     text,
@@ -45,6 +47,8 @@ pub struct Call {
     pub artifacts: Option<Arc<dyn ArtifactStore>>,
     /// The file that gets a transcript of the call.
     pub record: Option<Utf8PathBuf>,
+    /// What keeps the answers to commands that only look, for `farmhand plan --deep`.
+    pub probes: Option<Arc<Probes>>,
 }
 
 /// A call of a module without a guest: something else answers in its place, and nothing is changed anywhere.
@@ -53,8 +57,8 @@ pub struct Rehearsal {
     pub context: Context,
     /// What answers.
     pub answers: Arc<dyn Answers>,
-    /// What is known of the guest.
-    pub facts: Facts,
+    /// What is known of the guest; a module that asks for what is absent is refused.
+    pub facts: Option<Facts>,
     /// What the module may do.
     pub grants: Grants,
     /// What it may use up.
@@ -146,8 +150,8 @@ impl Lending {
         let mut state = State::new(call.grants, call.limits, gate);
         state.secrets = call.secrets;
         state.artifacts = call.artifacts;
-        let lent = Lent::Live { guest: call.guest, recording };
-        Self { context: call.context, guest: LentGuest { lent, facts: call.facts }, timeout, state }
+        let lent = Lent::Live { guest: call.guest, notes: Notes::new(recording, call.probes) };
+        Self { context: call.context, guest: LentGuest { lent, facts: Some(call.facts) }, timeout, state }
     }
 }
 

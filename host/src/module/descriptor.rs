@@ -1,7 +1,7 @@
 use globset::GlobBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::{bindings::farmhand::phase::types as wit, grants::Capability, schema, text};
+use super::{bindings::farmhand::phase::types as wit, grants::Capability, schema::Schema, text};
 use crate::{
     base::{PathGlob, Phase},
     farm::is_secret_name,
@@ -135,7 +135,7 @@ impl Descriptor {
         at_most("phases", self.phases.len(), Phase::ALL.len())?;
         at_most("capabilities that it asks for", self.capabilities.len(), MAX_CAPABILITIES)?;
         self.capabilities.iter().try_for_each(CapabilityRequest::check)?;
-        schema::compile(&self.settings_schema).map(drop)
+        Schema::compile(&self.settings_schema).map(drop)
     }
 }
 

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::base::Digest;
 
-/// The stack of a module, in bytes.
-pub(super) const MAX_STACK: usize = 1 << 20;
+/// What calls to the host need of the stack, beside what the module may use.
+const HOST_STACK: usize = 3 << 20;
 
 /// Compiles and runs phase modules. One for a process; cheap to clone.
 #[derive(Clone)]
@@ -45,7 +45,7 @@ impl Engine {
     }
 
     fn try_new(cache: Option<Utf8PathBuf>, limits: Limits) -> wasmtime::Result<Self> {
-        let engine = wasmtime::Engine::new(&config())?;
+        let engine = wasmtime::Engine::new(&config(&limits))?;
         let mut linker = Linker::new(&engine);
         PhaseModule::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
         wasi::add_to_linker(&mut linker)?;
@@ -121,7 +121,7 @@ impl Engine {
     }
 }
 
-fn config() -> Config {
+fn config(limits: &Limits) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -133,9 +133,9 @@ fn config() -> Config {
         // The only bits that could differ between two processors.
         .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
-        .max_wasm_stack(MAX_STACK)
+        .max_wasm_stack(limits.stack)
         // Calls to the host run on the same stack.
-        .async_stack_size(4 << 20);
+        .async_stack_size(limits.stack.saturating_add(HOST_STACK));
     config
 }
 
@@ -146,7 +146,12 @@ fn read(path: Utf8PathBuf, limit: usize) -> Result<Vec<u8>, ModuleError> {
     let mut bytes = Vec::new();
     file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(fail)?;
     if bytes.len() > limit {
-        return Err(ModuleError::TooLarge { module: path.to_string(), what: "its file", limit });
+        return Err(ModuleError::TooLarge {
+            module: path.to_string(),
+            what: "its file",
+            name: "module size",
+            limit,
+        });
     }
     Ok(bytes)
 }

@@ -23,12 +23,14 @@ pub enum ModuleError {
         source: std::io::Error,
     },
     /// Its file, or a function in it, is larger than allowed.
-    #[error("phase module {module}: {what} is larger than the limit of {limit} bytes")]
+    #[error("phase module {module}: {what} is larger than {limit} bytes (limit: {name})")]
     TooLarge {
         /// The module.
         module: String,
         /// What is too large.
         what: &'static str,
+        /// The name of the limit.
+        name: &'static str,
         /// The limit.
         limit: usize,
     },
@@ -116,7 +118,7 @@ pub enum ModuleError {
         last_line: Option<String>,
     },
     /// It says why it could not do its work.
-    #[error("{failure}")]
+    #[error("{}", in_its_own_words(module, failure))]
     Failed {
         /// The module.
         module: String,
@@ -135,6 +137,14 @@ pub enum ModuleError {
 
 fn list(problems: &[SettingsProblem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// A failure speaks for itself, but for a limit: what the host says of one names no module.
+fn in_its_own_words(module: &str, failure: &Failure) -> String {
+    match failure {
+        Failure::LimitExceeded(message) => format!("module {module} went over a limit: {message}"),
+        other => other.to_string(),
+    }
 }
 
 fn last_words(line: &Option<String>) -> String {
@@ -201,6 +211,9 @@ pub enum LimitHit {
     /// It wanted larger tables.
     #[error("it needs more than {0} table elements (limit: table elements)")]
     TableElements(usize),
+    /// It held too many resources.
+    #[error("it holds more than {0} resources at once (limit: handles)")]
+    Handles(usize),
     /// One call carried too much.
     #[error("one of its calls carried more than {} MiB (limit: data of a call to the host)", .0 >> 20)]
     HostCallData(usize),

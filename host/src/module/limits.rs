@@ -19,6 +19,10 @@ pub struct Limits {
     pub table_elements: usize,
     /// Core instances, tables and memories in one component, each. A Python component has about 40 instances.
     pub instances: usize,
+    /// Resources that a module may hold at once.
+    pub handles: usize,
+    /// What calls within a module may nest on, in bytes. One for all modules.
+    pub stack: usize,
     /// Bytes that one call from the module to the host may carry: arguments, input, a file's content.
     pub host_call_data: usize,
     /// Bytes that are kept of each of a command's output streams; more is left out, and the command goes on.
@@ -53,6 +57,8 @@ impl Default for Limits {
             memory: 256 << 20,
             table_elements: 100_000,
             instances: 200,
+            handles: 1000,
+            stack: 1 << 20,
             host_call_data: 20 << 20,
             captured_output: 1 << 20,
             logged_output: 64 << 20,
@@ -85,6 +91,8 @@ impl Limits {
         set(&mut self.memory, size(written.memory));
         set(&mut self.table_elements, written.table_elements);
         set(&mut self.instances, written.instances);
+        set(&mut self.handles, written.handles);
+        set(&mut self.stack, size(written.stack));
         set(&mut self.host_call_data, size(written.host_call_data));
         set(&mut self.captured_output, size(written.captured_output));
         set(&mut self.logged_output, size(written.logged_output));

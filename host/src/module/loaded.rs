@@ -1,6 +1,5 @@
 use std::sync::Arc;
 
-use jsonschema::Validator;
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -11,7 +10,7 @@ use super::{
     descriptor::Descriptor,
     engine::Engine,
     error::ModuleError,
-    schema::{self, SettingsProblem},
+    schema::{Schema, SettingsProblem},
     state::State,
     transcript::{Recording, Transcript},
 };
@@ -24,7 +23,7 @@ pub struct Module {
     digest: Digest,
     bytes: Arc<[u8]>,
     descriptor: Descriptor,
-    settings: Validator,
+    settings: Schema,
     prepared: OnceCell<PhaseModulePre<State>>,
 }
 
@@ -44,7 +43,7 @@ impl Module {
                 descriptor
             }
         };
-        let settings = schema::compile(&descriptor.settings_schema)
+        let settings = Schema::compile(&descriptor.settings_schema)
             .map_err(|message| ModuleError::Descriptor { module: source.clone(), message })?;
         Ok(Self { engine, source, digest, bytes, descriptor, settings, prepared })
     }
@@ -66,7 +65,7 @@ impl Module {
 
     /// Checks a step's settings against the module's schema.
     pub fn check_settings(&self, settings: &Value) -> Result<(), Vec<SettingsProblem>> {
-        schema::check(&self.settings, settings)
+        self.settings.check(settings)
     }
 
     /// Carries out a phase on a guest.

@@ -7,12 +7,12 @@ use wasmtime::{Store, UpdateDeadline, component::ResourceTable};
 
 use super::{
     capability::{ArtifactBudget, ArtifactStore, LogGate, OutputBudget},
-    engine::MAX_STACK,
     error::{LimitHit, ModuleError},
     limits::{Limiter, Limits},
+    notes::Notes,
     secrets::Secrets,
     ticker::TICK,
-    transcript::{Answers, Recording},
+    transcript::Answers,
     wasi::Wasi,
 };
 use crate::{
@@ -24,20 +24,18 @@ use crate::{
 #[allow(unreachable_pub)] // The bindings re-export it.
 pub struct LentGuest {
     pub(super) lent: Lent,
-    pub(super) facts: Facts,
+    /// What is known of it; absent when the guest was never seen.
+    pub(super) facts: Option<Facts>,
 }
 
 /// Who answers a module's calls.
 #[derive(Clone)]
 pub(super) enum Lent {
-    /// A guest. What is asked and answered is recorded, if somebody wants it.
-    Live { guest: Arc<dyn Guest>, recording: Option<Arc<Recording>> },
+    /// A guest. What is asked and answered is taken down for those who want it.
+    Live { guest: Arc<dyn Guest>, notes: Notes },
     /// A transcript, or a check that holds effects back.
     Answered(Arc<dyn Answers>),
 }
-
-/// Resources that a module may hold at once.
-const MAX_RESOURCES: usize = 1000;
 
 /// What belongs to one call of a module. Thrown away after it.
 pub(super) struct State {
@@ -62,7 +60,7 @@ impl State {
     pub(super) fn new(grants: Grants, limits: Limits, log: LogGate) -> Self {
         let mut table = ResourceTable::new();
         // One guest, lent once; commands; what WASI has of streams and clocks.
-        table.set_max_capacity(MAX_RESOURCES);
+        table.set_max_capacity(limits.handles);
         Self {
             table,
             grants,
@@ -71,7 +69,7 @@ impl State {
             artifacts: None,
             kept: ArtifactBudget::default(),
             commands: Arc::default(),
-            wasi: Wasi::new(),
+            wasi: Wasi::new(&log),
             limiter: Limiter::new(&limits),
             limits,
             log,
@@ -81,18 +79,18 @@ impl State {
 
     /// Gives what is left to be said: lines of standard output and error, and how many lines were dropped.
     pub(super) fn finish_log(&mut self) {
-        for (level, line) in self.wasi.take_lines() {
-            self.log.write(level, &line, &[]);
-        }
+        self.wasi.finish();
         self.log.finish();
     }
 
     /// A store in which all limits are on.
     pub(super) fn into_store(self, engine: &wasmtime::Engine) -> Store<Self> {
-        let (host_call_data, cpu_time) = (self.limits.host_call_data, self.limits.cpu_time);
+        let Limits { host_call_data, cpu_time, handles, .. } = self.limits;
         let mut store = Store::new(engine, self);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(host_call_data);
+        // Those of resources that a module defines itself are memory of the host's, too.
+        store.set_max_component_handles(handles);
         let allowed = ticks(cpu_time);
         // Called at most once in an epoch, and only while the module computes: so the time of calls to the host does not
         // count, however long they take. Yielding lets the runtime's other tasks (and the time-out) go on.
@@ -120,11 +118,15 @@ pub(super) fn blame_error(module: &str, error: &wasmtime::Error, state: &State) 
         return ModuleError::Limit { module, limit: *limit };
     }
     if error.downcast_ref::<wasmtime::Trap>() == Some(&wasmtime::Trap::StackOverflow) {
-        return ModuleError::Limit { module, limit: LimitHit::Stack(MAX_STACK) };
+        return ModuleError::Limit { module, limit: LimitHit::Stack(state.limits.stack) };
     }
     // The outer errors are only the backtrace.
     let message = error.root_cause().to_string();
-    // wasmtime keeps the types of these two to itself.
+    // wasmtime keeps the types of these to itself.
+    if message.contains("store handle limit exceeded") || message.contains("resource table has no free keys")
+    {
+        return ModuleError::Limit { module, limit: LimitHit::Handles(state.limits.handles) };
+    }
     if message.contains("resource limit exceeded") {
         return ModuleError::Limit { module, limit: LimitHit::Instances(state.limits.instances) };
     }

@@ -123,6 +123,16 @@ pub enum Ended {
     Failed(String),
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Done { changed: true, summary } => write!(f, "changed: {summary}"),
+            Self::Done { changed: false, summary } => write!(f, "unchanged: {summary}"),
+            Self::Failed(why) => write!(f, "failed: {why}"),
+        }
+    }
+}
+
 /// A call and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -290,7 +300,8 @@ pub enum CallError {
 }
 
 impl Answer {
-    fn size(&self) -> usize {
+    /// How many bytes of output or content it carries.
+    pub(super) fn size(&self) -> usize {
         match self {
             Self::Ended { stdout, stderr, .. } => stdout.0.len() + stderr.0.len(),
             Self::Content(content) => content.0.len(),
@@ -406,7 +417,7 @@ pub fn in_words(call: &GuestCall) -> String {
         GuestCall::Exec(command) => command.in_words(),
         GuestCall::ReadFile { path, r#become } => format!("read {path}{}", root(r#become)),
         GuestCall::WriteFile { path, content, mode, r#become } => {
-            format!("write {path} with mode {mode:04o}{} ({})", root(r#become), contents_in_words(content))
+            format!("write {path} with mode {mode:04o}{}: {}", root(r#become), contents_in_words(content))
         }
         GuestCall::SaveArtifact { name, .. } => format!("keep artifact {name}"),
         GuestCall::SaveFile { name, path, r#become } => {
@@ -415,10 +426,16 @@ pub fn in_words(call: &GuestCall) -> String {
     }
 }
 
+/// Longer texts are not shown, but for their length and digest.
+const MAX_SHOWN: usize = 200;
+
 fn contents_in_words(content: &[Content]) -> String {
     let part = |content: &Content| match content {
-        Content::Secret { secret } => format!("secret {secret}"),
-        Content::Bytes(bytes) => format!("{} bytes, {}", bytes.0.len(), Digest::of(&bytes.0).short()),
+        Content::Secret { secret } => format!("<secret {secret}>"),
+        Content::Bytes(bytes) => match std::str::from_utf8(&bytes.0) {
+            Ok(text) if text.len() <= MAX_SHOWN => quoted(text),
+            _ => format!("({} bytes, {})", bytes.0.len(), Digest::of(&bytes.0).short()),
+        },
     };
     content.iter().map(part).collect::<Vec<_>>().join(" + ")
 }
@@ -438,7 +455,7 @@ impl CommandCall {
         }
         words.extend(self.argv.iter().map(|argument| quoted(argument)));
         if !self.stdin.is_empty() {
-            words.push(format!("< ({})", contents_in_words(&self.stdin)));
+            words.push(format!("< {}", contents_in_words(&self.stdin)));
         }
         if self.r#become {
             words.push("[root]".to_owned());

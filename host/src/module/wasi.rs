@@ -2,18 +2,30 @@
 //! variables, sockets; the clock stands still and random numbers are always the same, so that they are no inputs either.
 //! Lines of standard output and error go to the log.
 
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
 use wasmtime::component::Linker;
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
-    p2::pipe::MemoryOutputPipe, random::Deterministic,
+    cli::{IsTerminal, StdoutStream},
+    p2::{OutputStream, Pollable, StreamResult},
+    random::Deterministic,
 };
 
-use super::{call::Level, state::State};
+use super::{call::Level, capability::LogGate, state::State, text::Lines};
 
-/// What is kept of each of the two streams.
-const MAX_OUTPUT: usize = 256 << 10;
+/// What is taken from a stream at once.
+const MAX_WRITE: usize = 64 << 10;
+/// The most random numbers that are given at once, in bytes.
+const MAX_RANDOM: u64 = 1 << 20;
 
 /// The packages of WASI 0.2 that are linked.
 const PACKAGES: [&str; 6] =
@@ -32,13 +44,13 @@ pub(super) fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> 
 /// WASI's side of a call.
 pub(super) struct Wasi {
     context: WasiCtx,
-    stdout: MemoryOutputPipe,
-    stderr: MemoryOutputPipe,
+    streams: [LogStream; 2],
 }
 
 impl Wasi {
-    pub(super) fn new() -> Self {
-        let (stdout, stderr) = (MemoryOutputPipe::new(MAX_OUTPUT), MemoryOutputPipe::new(MAX_OUTPUT));
+    /// Standard output and error go to `log`, line by line.
+    pub(super) fn new(log: &LogGate) -> Self {
+        let (stdout, stderr) = (LogStream::new(Level::Info, log), LogStream::new(Level::Warn, log));
         let mut builder = WasiCtxBuilder::new();
         builder
             .stdout(stdout.clone())
@@ -46,23 +58,99 @@ impl Wasi {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
+            .max_random_size(MAX_RANDOM)
             .secure_random(Deterministic::new(vec![0x5a]))
             .insecure_random(Deterministic::new(vec![0x5a]))
             .insecure_random_seed(0x5a)
             .wall_clock(Still)
             .monotonic_clock(Still);
-        Self { context: builder.build(), stdout, stderr }
+        Self { context: builder.build(), streams: [stdout, stderr] }
     }
 
-    /// What was written since the last time, line by line.
-    pub(super) fn take_lines(&mut self) -> Vec<(Level, String)> {
-        let lines = |level, pipe: &MemoryOutputPipe| {
-            let text = String::from_utf8_lossy(&pipe.contents()).into_owned();
-            text.lines().map(|line| (level, line.to_owned())).collect::<Vec<_>>()
-        };
-        let mut taken = lines(Level::Info, &self.stdout);
-        taken.extend(lines(Level::Warn, &self.stderr));
-        taken
+    /// Gives what came after the last line ends.
+    pub(super) fn finish(&self) {
+        for stream in &self.streams {
+            let Inner { lines, log } = &mut *stream.inner();
+            lines.finish(|line| log.write(stream.level, line, &[]));
+        }
+    }
+}
+
+/// Lines of a stream, on their way to the log. Whatever is written is taken: the log has a limit of its own.
+#[derive(Clone)]
+struct LogStream {
+    level: Level,
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    lines: Lines,
+    log: LogGate,
+}
+
+impl LogStream {
+    fn new(level: Level, log: &LogGate) -> Self {
+        Self { level, inner: Arc::new(Mutex::new(Inner { lines: Lines::default(), log: log.clone() })) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, bytes: &[u8]) {
+        let Inner { lines, log } = &mut *self.inner();
+        lines.push(bytes, |line| log.write(self.level, line, &[]));
+    }
+}
+
+impl IsTerminal for LogStream {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for LogStream {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for LogStream {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for LogStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(MAX_WRITE)
+    }
+}
+
+impl AsyncWrite for LogStream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.take(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 

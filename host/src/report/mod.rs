@@ -8,6 +8,7 @@ mod junit;
 mod lines;
 mod plan;
 mod record;
+mod rehearsal;
 mod replay;
 mod reporter;
 mod summary;
@@ -20,6 +21,7 @@ pub use hub::{Feed, Hub};
 pub use junit::{JunitError, junit};
 pub use plan::plan_text;
 pub use record::{Outline, Record, RecordError, RecordedEvent, RecordedEvents, Records, State};
+pub use rehearsal::rehearsal_text;
 pub use replay::{ReplayError, Selection, replay};
 pub use reporter::{Format, Reporter};
 

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     lines::{Detail, lines},
-    plan_text,
+    plan_text, rehearsal_text,
     text::Text,
 };
 use crate::{
@@ -202,4 +202,39 @@ fn fields_that_are_not_known_are_passed_over() {
     let line = r#"{"at":"2026-11-25T18:27:03.412Z","event":"machine-started","machine":"m","mood":"fine"}"#;
     let event: TimedEvent = serde_json::from_str(line).unwrap();
     assert_eq!(event.event, Event::MachineStarted { machine: "m".into() });
+}
+
+#[test]
+fn a_rehearsal_says_what_would_be_done_and_what_is_not_known() {
+    use crate::{
+        base::Phase,
+        module::{CheckedAnswer, CheckedCall, CommandCall, GuestCall, in_words},
+        run::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep},
+    };
+    let call = |argv: &[&str], answer: CheckedAnswer| {
+        let argv = argv.iter().map(|word| (*word).to_owned()).collect();
+        let read_only = answer != CheckedAnswer::HeldBack;
+        let call = GuestCall::Exec(CommandCall { argv, read_only, r#become: true, ..CommandCall::default() });
+        CheckedCall { text: in_words(&call), call, answer }
+    };
+    let query = |answer| call(&["dpkg-query", "-W"], answer);
+    let install = || call(&["apt-get", "install", "--", "curl"], CheckedAnswer::HeldBack);
+    let step = |name: &str, calls: Vec<CheckedCall>, end: RehearsedEnd| RehearsedStep {
+        name: name.to_owned(),
+        module: "debian-apt".to_owned(),
+        calls,
+        end,
+    };
+    use CheckedAnswer::{Assumed, Known, Unknown};
+    let steps = vec![
+        step("known", vec![query(Known), install(), query(Assumed)], RehearsedEnd::Changes),
+        step("assumed", vec![query(Assumed), install(), query(Assumed)], RehearsedEnd::Changes),
+        step("assumed to be done", vec![query(Assumed)], RehearsedEnd::Unchanged),
+        step("done", vec![query(Known), query(Known)], RehearsedEnd::Unchanged),
+        step("not known", vec![query(Unknown)], RehearsedEnd::Unknown("not known".to_owned())),
+        step("facts", vec![], RehearsedEnd::Unknown("nothing is known of the guest yet".to_owned())),
+        step("wrong", vec![query(Known)], RehearsedEnd::Fails("no such package\nor so".to_owned())),
+    ];
+    let phases = vec![RehearsedPhase { phase: Phase::Dependencies, steps }];
+    insta::assert_snapshot!(rehearsal_text(&RehearsedMachine { machine: "m".to_owned(), phases }));
 }

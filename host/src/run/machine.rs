@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Event, Failure, MachineJob, Retried, RunError, Site, Stage, error, install, look,
     phase::{self, LastOutput},
-    ready,
+    ready, state,
 };
 use crate::{
     base::{Checkpoint, Phase, SnapshotKind},
     guest::{Command, Facts, Guest, GuestError, Stream, facts},
     hypervisor::NewSnapshot,
+    module::Probes,
     plan::{self, Operation, Planned, Retry},
 };
 
@@ -53,7 +54,8 @@ async fn carry_out(site: &Site, job: &mut MachineJob, stop: &CancellationToken) 
         return Some(fail(site, &name, "plan".to_owned(), error, Vec::new()));
     }
     let mut first_failure = None;
-    let mut life = Life::default();
+    let kept = site.probes.as_ref().map(|folder| state::probes_file(folder, &name));
+    let mut life = Life { probes: Arc::new(state::open(kept.clone()).await), ..Life::default() };
     for planned in job.plan.operations.clone() {
         let operation = planned.operation;
         if first_failure.is_some() && !runs_after_failure(operation, &life) {
@@ -74,12 +76,18 @@ async fn carry_out(site: &Site, job: &mut MachineJob, stop: &CancellationToken) 
             work.await
         };
         match carried_out.unwrap_or_else(|panic| Err(RunError::Panic(error::panic_message(&*panic)))) {
-            Ok(()) => site.events.emit(Event::OperationFinished {
-                machine: name.clone(),
-                operation,
-                seconds: begun.elapsed().as_secs_f64(),
-            }),
+            Ok(()) => {
+                state::follow(&life.probes, operation, &job.wanted);
+                site.events.emit(Event::OperationFinished {
+                    machine: name.clone(),
+                    operation,
+                    seconds: begun.elapsed().as_secs_f64(),
+                });
+            }
             Err(error) => {
+                if !matches!(operation, Operation::Phase { .. }) {
+                    life.probes.lost();
+                }
                 let output = life.output.lines();
                 // It may be broken, and it may be what failed: `terminate` gets a new one.
                 life.disconnect().await;
@@ -89,6 +97,11 @@ async fn carry_out(site: &Site, job: &mut MachineJob, stop: &CancellationToken) 
         }
     }
     life.disconnect().await;
+    if let Some(path) = kept
+        && let Err(error) = state::save(life.probes, path).await
+    {
+        site.warn(&name, format!("what the guest answered can't be kept for `plan --deep`: {error}"));
+    }
     first_failure
 }
 
@@ -147,6 +160,8 @@ struct Life {
     /// Whether the guest could be reached since the machine was booted or restored.
     reached: bool,
     facts: Option<Facts>,
+    /// What the guest answered to commands that only look.
+    probes: Arc<Probes>,
     output: Arc<LastOutput>,
 }
 
@@ -215,11 +230,11 @@ impl Life {
             let retried = Retried { retry: tried, retries: times, causes: error::causes(&failed) };
             site.events.emit(Event::PhaseRetried { machine: job.machine.name.clone(), phase, retried });
             self.disconnect().await;
-            if let Some(checkpoint) = from
-                && !self.restore(site, job, checkpoint).await?
-            {
+            let Some(checkpoint) = from else { continue };
+            if !self.restore(site, job, checkpoint).await? {
                 self.boot(site, job).await?;
             }
+            state::follow(&self.probes, Operation::Restore { checkpoint }, &job.wanted);
         }
     }
 
@@ -229,7 +244,9 @@ impl Life {
             Some(facts) => facts.clone(),
             None => self.facts.insert(facts::probe(&*guest).await?).clone(),
         };
-        let work = phase::run(site, job, phase, &guest, &facts, &self.output);
+        self.probes.keep_facts(&facts);
+        let place = phase::Place { guest: &guest, facts: &facts, probes: &self.probes, output: &self.output };
+        let work = phase::run(site, job, phase, place);
         match job.options.rules.of(phase).timeout {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work)

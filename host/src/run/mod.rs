@@ -13,6 +13,8 @@ mod owner;
 mod phase;
 mod ports;
 mod ready;
+mod rehearsal;
+mod state;
 mod storage;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,7 @@ pub use local_storage::LocalStorage;
 pub use lock::{LockError, Locks, Notice};
 pub use ports::Ports;
 pub use ready::{reach, synchronize_clock};
+pub use rehearsal::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep, rehearse};
 pub use storage::{Fetched, ProgressInWords, Storage, StorageError};
 
 use crate::{
@@ -66,6 +69,8 @@ pub struct Site {
     pub run: RunId,
     /// The run's folder, if its record is kept.
     pub folder: Option<Utf8PathBuf>,
+    /// The folder with what guests answered to commands that only look, a file a machine; without one it is not kept.
+    pub probes: Option<Utf8PathBuf>,
     /// Whose checkpoints these are.
     pub project: Project,
     /// How long things may take.

@@ -9,21 +9,30 @@ use std::{
 use super::{Event, EventSink, Level, MachineJob, Retried, RunError, Site, error};
 use crate::{
     base::Phase,
+    farm::Machine,
     guest::{Facts, Guest, Stream},
-    module::{self, Call, Context, ModuleLog, ResolvedStep},
+    module::{self, ArtifactStore, Call, Context, FolderArtifacts, ModuleLog, Probes, ResolvedStep},
 };
 
 /// How many lines of output a failure shows.
 const LAST_OUTPUT: usize = 20;
+
+/// Where a phase is carried out.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) guest: &'a Arc<dyn Guest>,
+    pub(super) facts: &'a Facts,
+    /// What the guest answered to commands that only look.
+    pub(super) probes: &'a Arc<Probes>,
+    pub(super) output: &'a Arc<LastOutput>,
+}
 
 /// Carries out a phase.
 pub(super) async fn run(
     site: &Site,
     job: &MachineJob,
     phase: Phase,
-    guest: &Arc<dyn Guest>,
-    facts: &Facts,
-    output: &Arc<LastOutput>,
+    place: Place<'_>,
 ) -> Result<(), RunError> {
     let machine = &job.machine;
     let steps = job.steps.of(phase);
@@ -40,8 +49,8 @@ pub(super) async fn run(
         let begun = Instant::now();
         let mut tried = 0;
         let outcome = loop {
-            output.clear();
-            let call = call(site, job, phase, (index, step), guest, facts, output);
+            place.output.clear();
+            let call = call(site, machine, phase, (index, step), place);
             let error = match step.module.run(call).await {
                 Ok(outcome) => break outcome,
                 Err(source) => RunError::Step { step: name.clone(), source: Box::new(source) },
@@ -71,38 +80,45 @@ pub(super) async fn run(
 /// One call of a step's module.
 fn call(
     site: &Site,
-    job: &MachineJob,
+    machine: &Machine,
     phase: Phase,
     (index, step): (usize, &ResolvedStep),
-    guest: &Arc<dyn Guest>,
-    facts: &Facts,
-    output: &Arc<LastOutput>,
+    place: Place<'_>,
 ) -> Call {
-    let machine = &job.machine;
+    // What is kept of a step has this name, beside those of the others.
+    let file = format!("{phase}-{index}-{}", step.module.identity().name);
+    let artifacts = site.artifacts(&machine.name).map(|folder| FolderArtifacts::new(folder.join(&file)));
     Call {
-        context: Context {
-            phase,
-            platform: machine.platform().to_owned(),
-            target: machine.target().to_owned(),
-            machine: machine.name.clone(),
-            settings: step.step.with.clone(),
-            r#become: step.step.r#become,
-        },
-        guest: guest.clone(),
-        facts: facts.clone(),
+        context: context(machine, phase, step),
+        guest: place.guest.clone(),
+        facts: place.facts.clone(),
         grants: step.grants.clone(),
         log: Arc::new(MachineLog {
             machine: machine.name.clone(),
             events: site.events.clone(),
-            last_output: output.clone(),
+            last_output: place.output.clone(),
         }),
         secrets: step.secrets.clone(),
         limits: step.limits.clone(),
-        artifacts: None,
-        record: site.record.as_ref().map(|folder| {
-            folder.join(&machine.name).join(format!("{phase}-{index}-{}.json", step.module.identity().name))
-        }),
+        artifacts: artifacts.map(|store| Arc::new(store) as Arc<dyn ArtifactStore>),
+        record: site
+            .record
+            .as_ref()
+            .map(|folder| folder.join(&machine.name).join(format!("{file}.json"))),
+        probes: Some(place.probes.clone()),
         timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),
+    }
+}
+
+/// For what and with what a step's module is run.
+pub(super) fn context(machine: &Machine, phase: Phase, step: &ResolvedStep) -> Context {
+    Context {
+        phase,
+        platform: machine.platform().to_owned(),
+        target: machine.target().to_owned(),
+        machine: machine.name.clone(),
+        settings: step.step.with.clone(),
+        r#become: step.step.r#become,
     }
 }
 

@@ -1,14 +1,12 @@
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
 use miette::{IntoDiagnostic, miette};
 
 use crate::{
-    base::Grants,
     cli::print,
-    guest::Stream,
-    module::{self, Context, Ended, Level, Limits, Module, ModuleLog, Rehearsal, Replay, Transcript},
+    module::{self, Transcript},
 };
 
 /// Test a phase module without a machine: run its crate's own tests, build it, and play back the transcripts in its folder
@@ -35,7 +33,7 @@ impl Test {
         let mut failed = false;
         for path in recordings(&self.crate_dir.join("recordings")).into_diagnostic()? {
             let transcript = Transcript::read(&path).map_err(|why| miette!("{why}"))?;
-            let difference = play(&module, transcript).await;
+            let difference = module::play(&module, transcript).await;
             failed |= difference.is_some();
             match difference {
                 None => print(format!("{path}: as it was recorded\n")),
@@ -56,58 +54,4 @@ fn recordings(folder: &Utf8Path) -> std::io::Result<Vec<Utf8PathBuf>> {
     paths.retain(|path| path.extension() == Some("json"));
     paths.sort();
     Ok(paths)
-}
-
-/// Plays a transcript back and gives the first difference, if there is one.
-async fn play(module: &Module, transcript: Transcript) -> Option<String> {
-    let recorded = transcript.context;
-    let replay = Replay::new(transcript.calls);
-    let call = Rehearsal {
-        context: Context {
-            phase: recorded.phase,
-            platform: recorded.platform,
-            target: recorded.target,
-            machine: recorded.machine,
-            settings: recorded.settings,
-            r#become: recorded.r#become,
-        },
-        answers: replay.clone(),
-        facts: transcript.facts,
-        // Nothing is touched, so there is nothing to keep it from.
-        grants: everything(module),
-        limits: Limits::default(),
-        log: Arc::new(Silent),
-    };
-    let outcome = module.rehearse(call).await;
-    let now = match outcome {
-        Ok(outcome) => Ended::Done { changed: outcome.changed, summary: outcome.summary },
-        Err(error) => Ended::Failed(error.to_string()),
-    };
-    let other_end =
-        || (now != transcript.ended).then(|| format!("it ended as {now:?}, not as {:?}", transcript.ended));
-    replay.difference().or_else(other_end)
-}
-
-/// All that can be granted, with the secrets that the module names.
-fn everything(module: &Module) -> Grants {
-    let asks = module.descriptor().asks();
-    let secrets = asks.into_iter().filter(|(ask, _)| ask.capability == module::Capability::Secrets);
-    Grants {
-        exec: true,
-        r#become: true,
-        files: "/**".to_owned().try_into().into_iter().collect(),
-        secrets: secrets.filter_map(|(ask, _)| ask.value).collect(),
-        artifacts: true,
-        facts: true,
-    }
-}
-
-struct Silent;
-
-impl ModuleLog for Silent {
-    fn line(&self, _: Level, _: &str) {}
-
-    fn output(&self, _: Stream, _: &str) {}
-
-    fn progress(&self, _: &str, _: Option<u8>) {}
 }

@@ -20,6 +20,10 @@ pub struct LimitsConfig {
     pub table_elements: Option<usize>,
     /// Core instances, tables and memories in one component, each.
     pub instances: Option<usize>,
+    /// Resources that a module may hold at once.
+    pub handles: Option<usize>,
+    /// What calls within a module may nest on. Only for all modules.
+    pub stack: Option<Size>,
     /// What one call from the module to the host may carry.
     pub host_call_data: Option<Size>,
     /// What is kept of each of a command's output streams.

@@ -53,12 +53,10 @@ pub(super) async fn save(state: &mut State, lent: &Lent, name: String, content: 
     let call = GuestCall::SaveArtifact { name: name.clone(), digest: Digest::of(&content) };
     let answer = match lent {
         Lent::Answered(answers) => answers.answer(&call),
-        Lent::Live { recording, .. } => {
-            let number = recording.as_ref().map(|recording| recording.call(call));
+        Lent::Live { notes, .. } => {
+            let noted = notes.call(|| call);
             let answer = keep(state, name, content).await;
-            if let (Some(recording), Some(number)) = (recording, number) {
-                recording.answer(number, &answer);
-            }
+            noted.answer(&answer);
             answer
         }
     };

@@ -58,14 +58,14 @@ pub(super) fn admit(state: &State, command: &wit::Command) -> Told<Command> {
     let environment: usize = env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
     if arguments + environment > MAX_ARGUMENTS {
         return limited(format!(
-            "arguments and environment of a command take more than {MAX_ARGUMENTS} bytes"
+            "arguments and environment of a command take more than {MAX_ARGUMENTS} bytes (limit: arguments)"
         ));
     }
     let stdin: Vec<Vec<u8>> = command.stdin.iter().map(|part| reveal(state, part)).collect::<Told<_>>()?;
     let stdin = stdin.concat();
     if stdin.len() > state.limits.file_size {
         return limited(format!(
-            "a command's standard input is larger than {} bytes",
+            "a command's standard input is larger than {} bytes (limit: file size)",
             state.limits.file_size
         ));
     }

@@ -2,12 +2,12 @@ use std::sync::Arc;
 
 use super::{Told, answered, done, misfit, require, reveal, told};
 use crate::{
-    guest::Guest,
+    guest::{Guest, GuestError},
     module::{
         bindings::farmhand::phase::guest as wit,
         grants::Capability,
         state::{Lent, State},
-        transcript::{Answer, Bytes, GuestCall},
+        transcript::{Answer, Bytes, CallError, GuestCall},
     },
 };
 
@@ -26,7 +26,11 @@ pub(super) async fn read(
     let max_size = u64::from(max_size).min(state.limits.file_size as u64);
     let call = || GuestCall::ReadFile { path: path.clone(), r#become };
     let secrets = &state.secrets;
+    let by_host = max_size == state.limits.file_size as u64;
     let by_guest = async |guest: Arc<dyn Guest>| match guest.read_file(&path, max_size, r#become).await {
+        Err(error @ GuestError::TooLarge { .. }) if by_host => {
+            Answer::Failed(CallError::LimitExceeded(format!("{error} (limit: file size)")))
+        }
         Ok(content) => Answer::Content(Bytes(secrets.mask(&content).into_owned())),
         Err(error) => Answer::Failed(told(&error)),
     };
@@ -50,7 +54,8 @@ pub(super) async fn write(
     let bytes: Vec<Vec<u8>> = content.iter().map(|part| reveal(state, part)).collect::<Told<_>>()?;
     let bytes = bytes.concat();
     if bytes.len() > state.limits.file_size {
-        let text = format!("a file's content is larger than {} bytes", state.limits.file_size);
+        let text =
+            format!("a file's content is larger than {} bytes (limit: file size)", state.limits.file_size);
         return Err(wit::GuestError::LimitExceeded(text));
     }
     if mode > 0o7777 {

@@ -1,4 +1,7 @@
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use crate::module::{
     bindings::farmhand::phase::log as wit,
@@ -24,8 +27,11 @@ fn in_words(field: &wit::Field) -> String {
     }
 }
 
-/// Between a module and the log: lines are made plain, cut, and held to a rate.
-pub(in crate::module) struct LogGate {
+/// Between a module and the log: lines are made plain, cut, and held to a rate. Its clones are one gate.
+#[derive(Clone)]
+pub(in crate::module) struct LogGate(Arc<Mutex<Gate>>);
+
+struct Gate {
     log: Option<Arc<dyn ModuleLog>>,
     burst: f64,
     rate: f64,
@@ -38,72 +44,85 @@ pub(in crate::module) struct LogGate {
 
 impl LogGate {
     pub(in crate::module) fn new(log: Arc<dyn ModuleLog>, limits: &Limits) -> Self {
-        Self { log: Some(log), ..Self::closed(limits) }
+        Self::with(Some(log), limits)
     }
 
     /// A log that goes nowhere: for `describe`.
     pub(in crate::module) fn closed(limits: &Limits) -> Self {
+        Self::with(None, limits)
+    }
+
+    fn with(log: Option<Arc<dyn ModuleLog>>, limits: &Limits) -> Self {
         let burst = f64::from(limits.log_burst);
-        let refilled = Instant::now();
-        Self {
-            log: None,
+        Self(Arc::new(Mutex::new(Gate {
+            log,
             burst,
             rate: f64::from(limits.log_rate),
             allowance: burst,
-            refilled,
+            refilled: Instant::now(),
             dropped: 0,
             last_error: None,
-        }
+        })))
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a message, line by line. Its fields stand at the end of the first line: `message name=value`.
-    pub(in crate::module) fn write(&mut self, level: Level, message: &str, fields: &[wit::Field]) {
+    pub(in crate::module) fn write(&self, level: Level, message: &str, fields: &[wit::Field]) {
+        let mut gate = self.gate();
         let mut fields = fields.iter().take(MAX_FIELDS).map(in_words).collect::<String>();
         // Cut before it is looked at: a message may be as large as a call.
         for line in text::cut(message).lines() {
             let line = text::plain(line) + &std::mem::take(&mut fields);
+            let line = text::cut(&line).to_owned();
             if level >= Level::Warn {
-                self.last_error = Some(line.clone());
+                gate.last_error = Some(line.clone());
             }
-            if self.take() {
-                self.pass(level, &line);
+            if gate.take() {
+                gate.pass(level, &line);
             } else {
-                self.dropped += 1;
+                gate.dropped += 1;
             }
         }
     }
 
     /// Says how far the module has got.
-    pub(in crate::module) fn progress(&mut self, message: &str, percent: Option<u8>) {
+    pub(in crate::module) fn progress(&self, message: &str, percent: Option<u8>) {
+        let mut gate = self.gate();
         let message = text::one_line(text::cut(message), MAX_PROGRESS);
-        if !self.take() {
-            self.dropped += 1;
-        } else if let Some(log) = &self.log {
+        if !gate.take() {
+            gate.dropped += 1;
+        } else if let Some(log) = &gate.log {
             log.progress(&message, percent.map(|percent| percent.min(100)));
         }
     }
 
     /// Tells how many lines were dropped, if any.
-    pub(in crate::module) fn finish(&mut self) {
-        let dropped = std::mem::take(&mut self.dropped);
+    pub(in crate::module) fn finish(&self) {
+        let mut gate = self.gate();
+        let dropped = std::mem::take(&mut gate.dropped);
         if dropped > 0 {
-            let (burst, rate) = (self.burst, self.rate);
+            let Gate { burst, rate, .. } = &*gate;
             let text =
                 format!("{dropped} lines were dropped (limit: {burst} lines at once, {rate} a second)");
-            self.pass(Level::Warn, &text);
+            gate.pass(Level::Warn, &text);
         }
     }
 
     /// The last error or warning that was logged.
     pub(in crate::module) fn last_error(&self) -> Option<String> {
-        self.last_error.clone()
+        self.gate().last_error.clone()
     }
 
     /// The log itself, for the output of commands.
     pub(super) fn log(&self) -> Option<Arc<dyn ModuleLog>> {
-        self.log.clone()
+        self.gate().log.clone()
     }
+}
 
+impl Gate {
     fn take(&mut self) -> bool {
         let now = Instant::now();
         let refill = now.duration_since(self.refilled).as_secs_f64() * self.rate;

@@ -62,7 +62,9 @@ impl wit::HostGuest for State {
         if let Err(denied) = require(self, Capability::Facts, None, false) {
             return Ok(Err(denied));
         }
-        let facts = self.table.get(&guest)?.facts.clone();
+        let Some(facts) = self.table.get(&guest)?.facts.clone() else {
+            return Ok(Err(wit::GuestError::Other("nothing is known of the guest yet".to_owned())));
+        };
         Ok(Ok(wit::Facts {
             os_id: facts.os_id,
             os_id_like: facts.os_id_like,
@@ -179,7 +181,7 @@ fn reveal(state: &State, content: &wit::Content) -> Told<Vec<u8>> {
     }
 }
 
-/// Has a call answered: by the guest, and recorded, or by what stands in its place.
+/// Has a call answered: by the guest, and taken down, or by what stands in its place.
 async fn answered<F: Future<Output = Answer> + Send>(
     lent: &Lent,
     call: impl FnOnce() -> GuestCall + Send,
@@ -187,12 +189,10 @@ async fn answered<F: Future<Output = Answer> + Send>(
 ) -> Answer {
     match lent {
         Lent::Answered(answers) => answers.answer(&call()),
-        Lent::Live { guest, recording } => {
-            let number = recording.as_ref().map(|recording| recording.call(call()));
+        Lent::Live { guest, notes } => {
+            let noted = notes.call(call);
             let answer = by_guest(guest.clone()).await;
-            if let (Some(recording), Some(number)) = (recording, number) {
-                recording.answer(number, &answer);
-            }
+            noted.answer(&answer);
             answer
         }
     }

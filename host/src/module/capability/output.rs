@@ -2,7 +2,7 @@ use std::{
     borrow::Cow,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -20,12 +20,19 @@ use crate::{
 #[derive(Clone)]
 pub(in crate::module) struct OutputBudget {
     left: Arc<AtomicUsize>,
+    /// Whether it was said that lines are left out.
+    told: Arc<AtomicBool>,
     limit: usize,
 }
 
 impl OutputBudget {
     pub(in crate::module) fn new(limit: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(limit)), limit }
+        Self { left: Arc::new(AtomicUsize::new(limit)), told: Arc::default(), limit }
+    }
+
+    /// Whether no line passes any more.
+    fn is_spent(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
     }
 
     /// Takes a line from the budget. The first one that is too much is told, the others are silent.
@@ -34,7 +41,7 @@ impl OutputBudget {
         let take = |left: usize| Some(left.saturating_sub(cost));
         match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             Ok(left) if left >= cost => log.output(stream, line),
-            Ok(left) if left > 0 => {
+            _ if !self.told.swap(true, Ordering::Relaxed) => {
                 let text = format!("further output is not shown (limit: {} bytes in a step)", self.limit);
                 log.line(Level::Warn, &text);
             }
@@ -129,7 +136,7 @@ impl Capture {
         let kept = bytes.len().min(self.limit.saturating_sub(captured.kept.len()));
         captured.kept.extend_from_slice(&bytes[..kept]);
         self.truncated |= kept < bytes.len();
-        if let Some(log) = &self.log {
+        if let Some(log) = self.log.as_ref().filter(|_| !self.budget.is_spent()) {
             captured.lines.push(bytes, |line| self.budget.pass(log.as_ref(), stream, line));
         }
     }

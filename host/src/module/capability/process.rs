@@ -32,14 +32,13 @@ pub(super) fn start(state: &mut State, lent: &Lent, command: wit::Command) -> To
     let admitted = exec::admit(state, &command)?;
     let open = Open::new(&state.commands, state.limits.commands)?;
     let queue = Arc::new(Queue::default());
-    let (guest, recording) = match lent {
+    let (guest, noted) = match lent {
         Lent::Answered(answers) => {
             queue.play(answers.answer(&GuestCall::Exec((&command).into())));
             return Ok(Process { queue, task: None, _open: open });
         }
-        Lent::Live { guest, recording } => (guest.clone(), recording.clone()),
+        Lent::Live { guest, notes } => (guest.clone(), notes.call(|| GuestCall::Exec((&command).into()))),
     };
-    let number = recording.as_ref().map(|recording| recording.call(GuestCall::Exec((&command).into())));
     let mut sink = Sink { capture: Capture::new(state, command.log_output), queue: queue.clone() };
     let task = tokio::spawn({
         let queue = queue.clone();
@@ -52,9 +51,7 @@ pub(super) fn start(state: &mut State, lent: &Lent, command: wit::Command) -> To
                 queue.push(stream, &rest);
             }
             let end = ended.as_ref().map(Clone::clone).map_err(super::told);
-            if let (Some(recording), Some(number)) = (recording, number) {
-                recording.answer(number, &exec::ended_with(ended, &mut sink.capture));
-            }
+            noted.answer(&exec::ended_with(ended, &mut sink.capture));
             queue.end(end);
         }
     });

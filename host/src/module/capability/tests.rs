@@ -11,7 +11,7 @@ use crate::{
         Connector as _, Endpoint, Facts, Guest,
         simulated::{Answer as Does, SimulatedConnector, SimulatedGuest},
     },
-    module::{limits::Limits, secrets::Secrets, transcript::Recording},
+    module::{limits::Limits, notes::Notes, secrets::Secrets, transcript::Recording},
 };
 
 async fn connect(simulated: &SimulatedGuest) -> Lent {
@@ -23,7 +23,7 @@ async fn connect(simulated: &SimulatedGuest) -> Lent {
     let login = Login { user: "ci".to_owned(), credentials: vec![password], r#become };
     let guest: Arc<dyn Guest> =
         connector.connect(&endpoint, &login, Duration::from_secs(1)).await.unwrap().guest;
-    Lent::Live { guest, recording: None }
+    Lent::Live { guest, notes: Notes::default() }
 }
 
 fn state(grants: Grants, limits: Limits) -> State {
@@ -93,7 +93,7 @@ async fn call(name: &str, state: &mut State, lent: &Lent) -> Option<String> {
         "keep bytes" => denied(artifacts::save(state, lent, "a.txt".to_owned(), b"x".to_vec()).await),
         "keep a file" => denied(artifacts::save_file(state, lent, "a.txt".to_owned(), file(), false).await),
         "facts" => {
-            let guest = LentGuest { lent: lent.clone(), facts: Facts::default() };
+            let guest = LentGuest { lent: lent.clone(), facts: Some(Facts::default()) };
             let guest = state.table.push(guest).unwrap();
             denied(wit::HostGuest::facts(state, guest).await.unwrap())
         }
@@ -236,8 +236,8 @@ async fn a_secret_is_put_in_and_never_comes_out() {
     );
     let mut lent = connect(&simulated).await;
     let recording = Arc::new(Recording::default());
-    if let Lent::Live { recording: slot, .. } = &mut lent {
-        *slot = Some(recording.clone());
+    if let Lent::Live { notes, .. } = &mut lent {
+        *notes = Notes::new(Some(recording.clone()), None);
     }
     let mut state = state(all(), Limits::default());
     state.secrets = Secrets::new(BTreeMap::from([("TOKEN".to_owned(), Secret::new("hunter2"))]));
@@ -337,7 +337,7 @@ impl Guest for Flood {
 #[tokio::test]
 async fn a_command_whose_output_nobody_takes_is_held_up() {
     let written = Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let lent = Lent::Live { guest: Arc::new(Flood(written.clone())), recording: None };
+    let lent = Lent::Live { guest: Arc::new(Flood(written.clone())), notes: Notes::default() };
     let mut state = state(all(), Limits::default());
     let mut process = process::start(&mut state, &lent, command(false)).unwrap();
     for _ in 0..1000 {

@@ -2,6 +2,7 @@
 
 mod cache;
 mod calls;
+mod check;
 mod contract;
 mod hostile;
 mod plugins;

@@ -30,7 +30,7 @@ async fn folder() -> Utf8PathBuf {
     BUILT.get_or_init(build_all).await.clone()
 }
 
-async fn library() -> Library {
+pub(super) async fn library() -> Library {
     let folder = folder().await;
     let cache = folder.with_file_name("modules-cache");
     Library::new(Engine::new(Some(cache), Limits::default()).unwrap(), vec![folder])

@@ -134,6 +134,7 @@ pub(super) fn call_on(guest: Arc<FakeGuest>) -> Call {
         limits: Limits::default(),
         artifacts: None,
         record: None,
+        probes: None,
         timeout: None,
         log: Arc::new(Lines::default()),
     }

@@ -168,6 +168,16 @@ impl World {
         Journal::new(folder.join("journal"), "/machines".into())
     }
 
+    /// The folder of what modules keep.
+    pub(super) fn run_folder(&self) -> Utf8PathBuf {
+        Utf8Path::from_path(self.data.path()).unwrap().join("run")
+    }
+
+    /// The folder of what guests answered.
+    pub(super) fn probes(&self) -> Utf8PathBuf {
+        Utf8Path::from_path(self.data.path()).unwrap().join("probes")
+    }
+
     /// Does something whenever an operation of a machine begins.
     pub(super) fn at(
         &self,
@@ -226,7 +236,8 @@ impl World {
             login_key: "/no/key".into(),
             record: None,
             run: Default::default(),
-            folder: None,
+            folder: Some(self.run_folder()),
+            probes: Some(self.probes()),
             project: self.farm.config.project.clone(),
             timeouts: self.farm.config.timeouts(),
             ports: self.ports(),

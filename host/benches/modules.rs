@@ -1,0 +1,191 @@
+//! What a phase module costs: compiled for the first time, loaded from the cache, instantiated and called; how large it is; and
+//! how much memory a live instance takes.
+//!
+//! `cargo bench --bench modules`, after `make modules`
+
+#![allow(clippy::expect_used)] // A benchmark that can't measure is to stop.
+
+use std::{fs, hint::black_box, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use camino::{Utf8Path, Utf8PathBuf};
+use criterion::{Criterion, criterion_group, criterion_main};
+use farmhand::{
+    base::{Grants, Phase},
+    guest::{Command, Exit, Facts, Guest, GuestError, OutputSink, Stream},
+    module::{Call, Context, Engine, Level, Limits, Module, ModuleLog, Secrets},
+};
+use serde_json::{Value, json};
+use tokio::{runtime::Runtime, sync::Semaphore};
+
+/// The modules that come with farmhand, with settings for which there is nothing to do on this guest, so that a call takes the
+/// module's time and not the guest's.
+fn modules() -> Vec<(&'static str, Value)> {
+    vec![
+        ("arch-pacman", json!({ "packages": ["bash"] })),
+        ("clock", json!({})),
+        ("debian-apt", json!({ "packages": ["bash"] })),
+        ("file", json!({ "path": "/srv/x", "state": "absent" })),
+        ("service", json!({ "name": "ssh", "state": "started" })),
+        ("shell", json!({ "run": "true", "creates": "/srv/x" })),
+        ("user", json!({ "name": "nobody", "state": "absent" })),
+    ]
+}
+
+/// A guest that answers at once, or when it is let to.
+struct Still(Option<Arc<Semaphore>>);
+
+#[async_trait]
+impl Guest for Still {
+    async fn exec(&self, command: &Command, output: &mut dyn OutputSink) -> Result<Exit, GuestError> {
+        if let Some(gate) = &self.0 {
+            // Held by the benchmark for as long as calls are to be parked here.
+            let _passed = gate.acquire().await;
+        }
+        let (status, text): (u32, &str) = match command.argv[0].as_str() {
+            "dpkg-query" => (0, "bash\tamd64\t5.2\tinstalled\n"),
+            "pacman" => (0, "bash 5.2-1\n"),
+            "systemctl" => (0, "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"),
+            "sh" => (0, "1000\n1000\n"),
+            "stat" => (1, ""),
+            "getent" => (2, ""),
+            _ => (0, ""),
+        };
+        output.write(Stream::Stdout, text.as_bytes());
+        Ok(Exit::Status(status))
+    }
+
+    async fn read_file(&self, path: &str, _: u64, _: bool) -> Result<Vec<u8>, GuestError> {
+        Err(GuestError::File { path: path.to_owned(), message: "there are no files here".to_owned() })
+    }
+
+    async fn write_file(&self, _: &str, _: &[u8], _: u32, _: bool) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    async fn close(&self) {}
+}
+
+struct Silent;
+
+impl ModuleLog for Silent {
+    fn line(&self, _: Level, _: &str) {}
+
+    fn output(&self, _: Stream, _: &str) {}
+
+    fn progress(&self, _: &str, _: Option<u8>) {}
+}
+
+fn call(settings: &Value, guest: &Arc<Still>) -> Call {
+    let files = "/**".to_owned().try_into().into_iter().collect();
+    Call {
+        context: Context {
+            phase: Phase::Main,
+            platform: "debian_vs".to_owned(),
+            target: "amd64".to_owned(),
+            machine: "machine".to_owned(),
+            settings: settings.clone(),
+            r#become: true,
+        },
+        guest: guest.clone(),
+        facts: Facts::default(),
+        grants: Grants { exec: true, r#become: true, files, ..Grants::default() },
+        secrets: Secrets::default(),
+        limits: Limits::default(),
+        timeout: None,
+        log: Arc::new(Silent),
+        artifacts: None,
+        record: None,
+        probes: None,
+    }
+}
+
+fn load(runtime: &Runtime, cache: Option<&Utf8Path>, path: &Utf8Path) -> Module {
+    let engine =
+        Engine::new(cache.map(Utf8Path::to_owned), Limits::default()).expect("an engine can be set up");
+    runtime.block_on(engine.load(path)).expect("the modules are built (`make modules`)")
+}
+
+/// Bytes of memory that this process has now.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = status.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or_default();
+    pages * 4096
+}
+
+/// How much memory each of many instances takes that wait in a call to the host.
+fn parked(runtime: &Runtime, module: &Arc<Module>, settings: &Value) -> u64 {
+    const COUNT: u64 = 500;
+    let gate = Arc::new(Semaphore::new(0));
+    let guest = Arc::new(Still(Some(gate.clone())));
+    let before = resident();
+    runtime.block_on(async {
+        let calls: Vec<_> = (0..COUNT)
+            .map(|_| {
+                let (module, call) = (module.clone(), call(settings, &guest));
+                tokio::spawn(async move { module.run(call).await.map(drop) })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let each = resident().saturating_sub(before) / COUNT;
+        gate.add_permits(usize::try_from(COUNT).unwrap_or_default());
+        for call in calls {
+            call.await.expect("no call panics").expect("every call goes well");
+        }
+        each
+    })
+}
+
+fn bench(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime can be set up");
+    let folder = Utf8PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/modules"));
+    let home = tempfile::tempdir().expect("there is room for a cache");
+    let cache = Utf8Path::from_path(home.path()).expect("temporary folders have plain names").join("cache");
+    let guest = Arc::new(Still(None));
+    let mut table = format!("{:<14}{:>10}{:>16}{:>18}\n", "module", "size", "compiled", "parked instance");
+    for (name, settings) in modules() {
+        let path = folder.join(format!("{name}.wasm"));
+        let mut group = criterion.benchmark_group(name);
+        group
+            .sample_size(10)
+            .measurement_time(Duration::from_secs(2))
+            .warm_up_time(Duration::from_millis(300));
+        group.bench_function("compile and describe", |bencher| {
+            bencher.iter(|| black_box(load(&runtime, None, &path)));
+        });
+        // The first call loads the compiled code: a descriptor from the cache needs none.
+        drop(load(&runtime, Some(&cache), &path));
+        group.bench_function("load from the cache", |bencher| {
+            bencher.iter(|| black_box(load(&runtime, Some(&cache), &path)));
+        });
+        group.bench_function("load from the cache, first call", |bencher| {
+            bencher.iter(|| {
+                let module = load(&runtime, Some(&cache), &path);
+                runtime.block_on(module.run(call(&settings, &guest))).expect("the call goes well")
+            });
+        });
+        let module = Arc::new(load(&runtime, Some(&cache), &path));
+        group.bench_function("call", |bencher| {
+            bencher
+                .iter(|| runtime.block_on(module.run(call(&settings, &guest))).expect("the call goes well"));
+        });
+        group.finish();
+        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let compiled =
+            fs::read_dir(&cache).into_iter().flatten().flatten().map(|entry| entry.path()).find(|file| {
+                file.extension().is_some_and(|extension| extension == "compiled")
+                    && file.to_string_lossy().contains(&module.digest().hex())
+            });
+        let parked = parked(&runtime, &module, &settings);
+        table += &format!(
+            "{name:<14}{:>7} KB{:>13} KB{:>15} KB\n",
+            size(path.as_std_path()) / 1000,
+            compiled.map_or(0, |path| size(&path)) / 1000,
+            parked / 1000
+        );
+    }
+    eprintln!("\n{table}");
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);
