@@ -182,6 +182,11 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
     let mut summary = Summary::default();
     let mut stopping = false;
     loop {
+        // Asked here, for the last machine may end before the select below looks.
+        if stop.is_cancelled() && !stopping {
+            stopping = true;
+            events.emit(Event::Interrupted);
+        }
         let enough = max_failures.filter(|most| summary.failed >= most.get());
         let reason = match enough {
             _ if stopping => Some("the run was interrupted".to_owned()),
@@ -202,11 +207,7 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
         }
         let ended = tokio::select! {
             ended = tasks.join_next_with_id() => ended,
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                events.emit(Event::Interrupted);
-                continue;
-            }
+            () = stop.cancelled(), if !stopping => continue,
         };
         let (id, failed) = match ended {
             None => break,
