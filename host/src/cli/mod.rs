@@ -1,6 +1,7 @@
 //! The command line: a file a command. What a command prints is for people unless `--json` is given.
 
 mod destroy;
+mod image;
 mod machines;
 mod module;
 mod plan;
@@ -56,6 +57,8 @@ enum Command {
     Snapshot(snapshot::Snapshot),
     Destroy(destroy::Destroy),
     #[command(subcommand)]
+    Image(image::Image),
+    #[command(subcommand)]
     Module(module::Module),
 }
 
@@ -71,6 +74,7 @@ impl Cli {
             Command::Ssh(command) => command.run(&farm).await,
             Command::Snapshot(command) => command.run(&farm).await,
             Command::Destroy(command) => command.run(&farm).await,
+            Command::Image(command) => command.run(&farm).await,
             Command::Module(command) => command.run(&farm).await,
         }
     }

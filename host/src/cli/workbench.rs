@@ -15,7 +15,6 @@ use crate::{
         Hypervisor,
         libvirt::{Libvirt, default_uri},
     },
-    image::Store,
     module::{self, Engine, Library, Limits, ResolvedSteps},
     plan::{self, Existing, Options, Origin, Wanted},
     run::{EventSink, LocalStorage, MachineJob, Site, Storage, domain_inputs},
@@ -71,7 +70,7 @@ impl Workbench {
     }
 
     pub(super) fn storage(&self) -> LocalStorage {
-        LocalStorage::new(Store::new(&self.dirs), self.dirs.machines())
+        LocalStorage::new(&self.dirs, self.farm.root.clone())
     }
 }
 
@@ -128,7 +127,7 @@ impl Workbench {
                 Some(_) => storage.identify(machine).await,
                 None => storage.known(machine),
             };
-            let wanted = Wanted::new(Origin { shape, resources }, &steps);
+            let wanted = Wanted::new(Origin { shape, resources, preparation: machine.preparation() }, &steps);
             let plan = plan::plan(name, &self.farm.config.project, &wanted, existing.as_ref(), options)
                 .into_diagnostic()?;
             jobs.push(MachineJob { machine: machine.clone(), plan, wanted, steps, inputs });

@@ -1,11 +1,13 @@
 use std::net::IpAddr;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    DomainTemplate, Phases,
+    DiskSize, DomainTemplate, Phases,
+    first_boot::{CloudInit, FirstBoot, FirstBootUser, as_hostname},
     source::{self, Folders, Resource, Sources},
     yaml::Key,
 };
@@ -38,6 +40,8 @@ pub struct Machine {
     pub connection: Option<String>,
     #[serde(skip)]
     auth: Auth,
+    #[serde(skip)]
+    first_boot: Option<FirstBoot>,
     /// The whole merged definition, without its passwords: for templates.
     #[serde(skip)]
     pub(super) vm: Value,
@@ -93,6 +97,9 @@ pub struct Disk {
     pub image: Resource,
     /// How it is attached.
     pub bus: DiskBus,
+    /// How large it is; as large as the image if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<DiskSize>,
 }
 
 /// How a disk is attached.
@@ -143,6 +150,10 @@ struct MetadataDefinition {
     #[serde(default)]
     connection: Option<String>,
     #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default)]
+    cloud_init: Option<CloudInit>,
+    #[serde(default)]
     auth: Auth,
     #[serde(default)]
     sources: Vec<Value>,
@@ -182,6 +193,19 @@ impl Default for Auth {
     }
 }
 
+impl Auth {
+    /// The login user, as it is made at the first boot.
+    fn first_boot_user(&self) -> FirstBootUser {
+        FirstBootUser {
+            name: self.user.clone(),
+            password: self.password.clone(),
+            public_keys: Vec::new(),
+            private_keys: self.ssh_key.iter().cloned().collect(),
+            login_key: true,
+        }
+    }
+}
+
 fn root() -> String {
     "root".to_owned()
 }
@@ -191,6 +215,8 @@ struct DiskDefinition {
     #[serde(default, rename = "type")]
     bus: DiskBus,
     src: String,
+    #[serde(default)]
+    size: Option<DiskSize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -252,7 +278,7 @@ impl Machine {
         let sources = Sources::new(&metadata.sources, folders, root)?;
         let disk = |(index, disk): (usize, &DiskDefinition)| {
             let place = || vec!["disks".into(), index.into(), "src".into()];
-            Ok(Disk { image: sources.find(&disk.src, place)?, bus: disk.bus })
+            Ok(Disk { image: sources.find(&disk.src, place)?, bus: disk.bus, size: disk.size })
         };
         let disks = disks.iter().enumerate().map(disk).collect::<Result<Vec<_>, Wrong>>()?;
         if disks.is_empty() {
@@ -275,7 +301,27 @@ impl Machine {
         }
         let mut auth = metadata.auth;
         auth.ssh_key = auth.ssh_key.map(|path| root.join(path));
+        let hostname = metadata.hostname.unwrap_or_else(|| as_hostname(&name));
+        if !source::is_plain_name(&hostname) {
+            let message = format!("`{hostname}` is no host name: expected letters, digits, `-`, `_` and `.`");
+            return Err(Wrong::new(["metadata", "hostname"], message));
+        }
+        let data = metadata.cloud_init.map(CloudInit::data).transpose()?.flatten();
+        let mut first_boot = data.map(|data| FirstBoot::new(hostname, auth.first_boot_user(), data));
+        let setups = disks.iter().filter_map(|disk: &Disk| disk.image.setup.as_ref());
+        if let Some(first_boot) = &mut first_boot {
+            if auth.become_method == BecomeMethod::Su && auth.become_user == "root" {
+                first_boot.root_password.clone_from(&auth.become_password);
+            }
+            setups.for_each(|setup| first_boot.add(setup));
+        } else if setups.count() > 0 {
+            let message = "setup_image is done by cloud-init at the first boot: if the image has it, set vm.metadata.cloud_init: true; else leave setup_image out, and say in vm.metadata.auth how the image lets users in";
+            return Err(Wrong::new(["metadata", "sources"], message));
+        }
         let mut vm = vm.clone();
+        if let Some(Value::Object(cloud_init)) = vm.pointer_mut("/metadata/cloud_init") {
+            cloud_init.remove("user_data");
+        }
         if let Some(Value::Object(auth)) = vm.pointer_mut("/metadata/auth") {
             auth.retain(|key, _| !key.contains("password"));
         }
@@ -295,6 +341,7 @@ impl Machine {
             kernel,
             connection: metadata.connection,
             auth,
+            first_boot,
             vm,
             template: DomainTemplate::built_in(),
             phases: Phases::default(),
@@ -337,9 +384,44 @@ impl Machine {
         })
     }
 
-    /// Whether farmhand's own key must be put into the guest, because the definition names no way to log in.
+    /// Whether farmhand's own key must be put into the guest: because the definition names no way to log in, or because
+    /// cloud-init can do it.
     pub fn needs_login_key(&self) -> bool {
-        self.auth.password.is_none() && self.auth.ssh_key.is_none()
+        self.first_boot.is_some() || (self.auth.password.is_none() && self.auth.ssh_key.is_none())
+    }
+
+    /// Whether farmhand's own key is put into the guest by a system credential in its firmware. cloud-init would undo that.
+    pub fn takes_key_from_firmware(&self) -> bool {
+        self.first_boot.is_none() && self.needs_login_key()
+    }
+
+    /// What cloud-init is told at its first boot, if its image has cloud-init.
+    pub fn first_boot(&self) -> Option<&FirstBoot> {
+        self.first_boot.as_ref()
+    }
+
+    /// Digests of what is done to its files and to itself before and at its first boot, by the names of
+    /// [`Self::resources`] and `first boot`. What is used as it is has none.
+    pub fn preparation(&self) -> IndexMap<String, Digest> {
+        let mut preparation = IndexMap::new();
+        let sizes = self
+            .disks
+            .iter()
+            .enumerate()
+            .map(|(index, disk)| (disk_name(index), disk.size))
+            .collect::<Vec<_>>();
+        for (name, resource) in self.resources() {
+            let size = sizes.iter().find(|(of, _)| *of == name).and_then(|(_, size)| *size);
+            if !resource.steps.is_empty() || size.is_some() {
+                // These always have a JSON form.
+                let text = serde_json::to_string(&(&resource.steps, size)).unwrap_or_default();
+                preparation.insert(name, Digest::of(text));
+            }
+        }
+        preparation.extend(
+            self.first_boot.as_ref().map(|first_boot| ("first boot".to_owned(), first_boot.digest())),
+        );
+        preparation
     }
 
     /// The user that farmhand logs in as.

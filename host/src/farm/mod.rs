@@ -5,7 +5,9 @@
 
 mod config;
 mod definition;
+mod disk_size;
 mod domain_xml;
+mod first_boot;
 mod lock;
 mod machine;
 mod phase_file;
@@ -23,7 +25,9 @@ pub use config::{
     is_secret_name,
 };
 pub use definition::Explained;
+pub use disk_size::DiskSize;
 pub use domain_xml::{DomainInputs, DomainTemplate};
+pub use first_boot::{FirstBoot, FirstBootUser};
 pub use lock::{LOCK_FILE, Lock, LockedImage, LockedModule};
 pub use machine::{Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, disk_name};
 pub use phase_file::{Phases, Step, Uses};

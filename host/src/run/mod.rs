@@ -2,6 +2,7 @@
 
 mod error;
 mod event;
+mod first_boot;
 mod install;
 mod local_storage;
 mod lock;
@@ -28,7 +29,7 @@ pub use install::{domain_inputs, remove};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, MachineLock};
 pub use ready::{reach, synchronize_clock};
-pub use storage::{Fetched, ProgressInWords, Storage, StorageError};
+pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};
 
 use crate::{
     base::{Checkpoint, Login},

@@ -19,13 +19,13 @@ use crate::{
     farm::{Farm, Gate, Machine},
     guest::{
         Connection, Connector, Endpoint, GuestError,
-        simulated::{Answer, SimulatedConnector, SimulatedGuest},
+        simulated::{Answer, HOST_KEY, SimulatedConnector, SimulatedGuest},
     },
     hypervisor::{DomainState, Hypervisor as _, Snapshot, simulated::Simulated},
     image::{Format, ImageError},
     plan::{self, Existing, Operation, Options, Origin, Wanted},
     run::{
-        Event, Failure, Fetched, MachineJob, ProgressInWords, Site, Storage, StorageError, Summary,
+        Event, Failure, Fetched, MachineJob, ProgressInWords, Seed, Site, Storage, StorageError, Summary,
         domain_inputs, run,
     },
 };
@@ -122,7 +122,10 @@ impl World {
             let inputs = domain_inputs(machine, &capabilities, None).unwrap();
             let shape = machine.template().shape(machine, &inputs).unwrap();
             let steps = self.modules.resolve(machine);
-            let wanted = Wanted::new(Origin { shape, resources: self.images.known(machine) }, &steps);
+            let wanted = Wanted::new(
+                Origin { shape, resources: self.images.known(machine), preparation: machine.preparation() },
+                &steps,
+            );
             let existing = match self.hypervisor.domain(name).await.unwrap() {
                 Some(domain) => {
                     Some(Existing { domain, snapshots: self.hypervisor.snapshots(name).await.unwrap() })
@@ -360,6 +363,14 @@ impl Storage for Images {
     ) -> Result<Vec<Utf8PathBuf>, StorageError> {
         self.disks.lock().unwrap().insert(machine.name.clone());
         Ok((0..fetched.len()).map(|index| format!("/machines/{}/disk{index}", machine.name).into()).collect())
+    }
+
+    async fn create_seed(&self, machine: &Machine) -> Result<Option<Seed>, StorageError> {
+        let seed = || Seed {
+            path: format!("/machines/{}/seed.iso", machine.name).into(),
+            host_key: HOST_KEY.to_owned(),
+        };
+        Ok(machine.first_boot().map(|_| seed()))
     }
 
     async fn remove_disks(&self, machine: &str) -> Result<(), StorageError> {
