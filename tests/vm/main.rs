@@ -6,5 +6,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod farm;
+mod images;
 mod lifecycle;
 mod wrong_images;

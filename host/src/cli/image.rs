@@ -102,7 +102,10 @@ impl Pull {
                 })),
                 Err(report) => {
                     failed = true;
-                    eprintln!("{:?}", report.wrap_err(format!("the images of {} can't be had", machine.name)));
+                    eprintln!(
+                        "{:?}",
+                        report.wrap_err(format!("the images of {} can't be had", machine.name))
+                    );
                 }
             }
         }

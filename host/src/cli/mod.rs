@@ -1,5 +1,7 @@
 //! The command line: a file a command. What a command prints is for people unless `--json` is given.
 
+mod console;
+mod copy;
 mod destroy;
 mod image;
 mod machines;
@@ -7,6 +9,7 @@ mod module;
 mod plan;
 mod snapshot;
 mod ssh;
+mod ssh_config;
 mod status;
 mod table;
 mod up;
@@ -53,6 +56,9 @@ enum Command {
     Machines(machines::Machines),
     Status(status::Status),
     Ssh(ssh::Ssh),
+    Copy(copy::Copy),
+    Console(console::Console),
+    SshConfig(ssh_config::SshConfig),
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
     Destroy(destroy::Destroy),
@@ -72,6 +78,9 @@ impl Cli {
             Command::Machines(command) => command.run(&farm),
             Command::Status(command) => command.run(&farm).await,
             Command::Ssh(command) => command.run(&farm).await,
+            Command::Copy(command) => command.run(&farm).await,
+            Command::Console(command) => command.run(&farm).await,
+            Command::SshConfig(command) => command.run(&farm).await,
             Command::Snapshot(command) => command.run(&farm).await,
             Command::Destroy(command) => command.run(&farm).await,
             Command::Image(command) => command.run(&farm).await,

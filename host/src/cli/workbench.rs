@@ -25,6 +25,8 @@ pub(super) struct Workbench {
     pub(super) farm: Farm,
     pub(super) dirs: Dirs,
     pub(super) hypervisor: Arc<dyn Hypervisor>,
+    /// The hypervisor's libvirt connection URI.
+    pub(super) uri: String,
 }
 
 impl Workbench {
@@ -37,8 +39,9 @@ impl Workbench {
     async fn connect(args: &FarmArgs, farm: Farm) -> miette::Result<Self> {
         let dirs = dirs()?;
         let uri = args.connect.clone().or_else(|| farm.config.hypervisor_uri().map(str::to_owned));
-        let hypervisor = Libvirt::connect(&uri.unwrap_or_else(default_uri)).await.into_diagnostic()?;
-        Ok(Self { farm, dirs, hypervisor: Arc::new(hypervisor) })
+        let uri = uri.unwrap_or_else(default_uri);
+        let hypervisor = Libvirt::connect(&uri).await.into_diagnostic()?;
+        Ok(Self { farm, dirs, hypervisor: Arc::new(hypervisor), uri })
     }
 
     /// The machines that are named, or all when none is.

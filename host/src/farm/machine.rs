@@ -38,6 +38,9 @@ pub struct Machine {
     pub kernel: Option<Kernel>,
     /// Connection URI of its hypervisor, if the definition names one.
     pub connection: Option<String>,
+    /// How farmhand talks to the guest; by SSH if there is a way to it when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
     #[serde(skip)]
     auth: Auth,
     #[serde(skip)]
@@ -69,6 +72,16 @@ impl DomainType {
             Self::Qemu => "qemu",
         }
     }
+}
+
+/// How farmhand talks to a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Over the network.
+    Ssh,
+    /// Through the QEMU guest agent: needs neither a network nor an SSH server.
+    Agent,
 }
 
 /// A machine's network.
@@ -149,6 +162,8 @@ struct MetadataDefinition {
     virt_domain: Option<DomainType>,
     #[serde(default)]
     connection: Option<String>,
+    #[serde(default)]
+    transport: Option<Transport>,
     #[serde(default)]
     hostname: Option<String>,
     #[serde(default)]
@@ -340,6 +355,7 @@ impl Machine {
             disks,
             kernel,
             connection: metadata.connection,
+            transport: metadata.transport,
             auth,
             first_boot,
             vm,

@@ -29,7 +29,9 @@ pub use disk_size::DiskSize;
 pub use domain_xml::{DomainInputs, DomainTemplate};
 pub use first_boot::{FirstBoot, FirstBootUser};
 pub use lock::{LOCK_FILE, Lock, LockedImage, LockedModule};
-pub use machine::{Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, disk_name};
+pub use machine::{
+    Disk, DiskBus, DomainType, Kernel, LOOPBACK, Machine, Network, NetworkKind, Transport, disk_name,
+};
 pub use phase_file::{Phases, Step, Uses};
 pub use source::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
 

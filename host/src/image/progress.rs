@@ -112,11 +112,11 @@ mod tests {
     fn size_and_rate_are_told_now_and_then() {
         let meter = Meter::new("disk 0");
         let start = Instant::now();
-        let words = |doing, milliseconds, done, total| {
+        let words = |doing, milliseconds: u64, done: u64, total: u64| {
             let progress = Progress { doing, done: done * 1_000_000, total: Some(total * 1_000_000) };
             meter.words_at(progress, start + Duration::from_millis(milliseconds))
         };
-        let fetching = |milliseconds, done| words(Doing::Fetching, milliseconds, done, 100);
+        let fetching = |milliseconds: u64, done: u64| words(Doing::Fetching, milliseconds, done, 100);
         assert_eq!(fetching(0, 0).as_deref(), Some("disk 0: 0 of 100 MB"));
         assert_eq!(fetching(400, 4), None, "not yet");
         assert_eq!(fetching(500, 5).as_deref(), Some("disk 0: 5 of 100 MB (10.0 MB/s)"));

@@ -28,7 +28,7 @@ pub use event::{Event, EventSink, Failure, Level};
 pub use install::{domain_inputs, remove};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, MachineLock};
-pub use ready::{reach, synchronize_clock};
+pub use ready::{endpoint, reach, synchronize_clock};
 pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};
 
 use crate::{
