@@ -66,7 +66,7 @@ fn cloud_image_from_a_url_to_a_verified_session() {
              disks:\n    - {{ src: Debian-cloud.qcow2, size: 3G }}\n"
         )
     });
-    farm.edit("farm/farm.yaml", |text| text + "connection_timeout: 300\n");
+    farm.edit("farm/farm.yaml", |text| text + "connection_timeout: 600\n");
     let first = farm.up(&[&machine]);
     first.passed();
 

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tokio::{
-    sync::{OnceCell, Semaphore, watch},
+    sync::{OnceCell, Semaphore, oneshot, watch},
     time::{sleep, timeout},
 };
 use uuid::Uuid;
@@ -280,7 +280,7 @@ impl Running {
         }
         let (out, err) = (format!("{path}.out"), format!("{path}.err"));
         let script = script(command, &link.login, input.as_deref(), &out, &err, &link.take_done())?;
-        let pid = link.spawn(&script).await?;
+        let pid = start(link, script).await?;
         let files =
             BTreeMap::from([("out", (Stream::Stdout, out, None)), ("err", (Stream::Stderr, err, None))]);
         Ok(Self { link: Arc::clone(link), pid, files, ended: false })
@@ -349,6 +349,18 @@ impl Drop for Running {
             runtime.spawn(async move { end(&link, pid).await });
         }
     }
+}
+
+/// Starts a script as [`Link::spawn`] does. When nobody waits for it any more by the time that it has started, it is ended.
+async fn start(link: &Arc<Link>, script: String) -> Result<u64, GuestError> {
+    let (sender, started) = oneshot::channel();
+    let link = Arc::clone(link);
+    tokio::spawn(async move {
+        if let Err(Ok(pid)) = sender.send(link.spawn(&script).await) {
+            end(&link, pid).await;
+        }
+    });
+    started.await.map_err(|_| lost("the task that starts commands ended"))?
 }
 
 /// Ends a process group, by TERM and then by KILL. That it is gone already is no error, and a guest that can't be asked any more

@@ -50,7 +50,7 @@ impl Agent {
         let socket = self.folder.path().join("socket");
         for _ in 0..500 {
             if let Ok(stream) = UnixStream::connect(&socket).await {
-                return Arc::new(Socket(Mutex::new(BufReader::new(stream))));
+                return Arc::new(Socket(Arc::new(Mutex::new(BufReader::new(stream)))));
             }
             sleep(Duration::from_millis(20)).await;
         }
@@ -65,16 +65,21 @@ impl Drop for Agent {
     }
 }
 
-struct Socket(Mutex<BufReader<UnixStream>>);
+struct Socket(Arc<Mutex<BufReader<UnixStream>>>);
 
 #[async_trait]
 impl AgentChannel for Socket {
     async fn command(&self, command: &Value) -> Result<Value, String> {
-        let mut stream = self.0.lock().await;
-        stream.write_all(format!("{command}\n").as_bytes()).await.map_err(|error| error.to_string())?;
-        let mut line = String::new();
-        stream.read_line(&mut line).await.map_err(|error| error.to_string())?;
-        serde_json::from_str(&line).map_err(|error| error.to_string())
+        let (stream, command) = (Arc::clone(&self.0), command.clone());
+        // As with libvirt, a command that was sent is answered, also when nobody waits any more.
+        let exchange = async move {
+            let mut stream = stream.lock().await;
+            stream.write_all(format!("{command}\n").as_bytes()).await.map_err(|error| error.to_string())?;
+            let mut line = String::new();
+            stream.read_line(&mut line).await.map_err(|error| error.to_string())?;
+            serde_json::from_str(&line).map_err(|error| error.to_string())
+        };
+        tokio::spawn(exchange).await.map_err(|error| error.to_string())?
     }
 }
 

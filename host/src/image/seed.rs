@@ -83,7 +83,7 @@ pub fn cloud_config(
             "ssh_authorized_keys": keys,
         });
         if user.name != "root" {
-            entry["sudo"] = json!(["ALL=(ALL) NOPASSWD:ALL"]);
+            entry["sudo"] = "ALL=(ALL) NOPASSWD:ALL".into();
         }
         if let Some(password) = &user.password {
             // Older versions know only this, and heed it only when they make the user.

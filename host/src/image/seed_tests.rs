@@ -34,7 +34,7 @@ fn user_logs_in_by_key_and_becomes_root() {
             "name": "tester",
             "lock_passwd": true,
             "ssh_authorized_keys": [KEY],
-            "sudo": ["ALL=(ALL) NOPASSWD:ALL"],
+            "sudo": "ALL=(ALL) NOPASSWD:ALL",
         }],
         "disable_root": true,
         "ssh_pwauth": false,

@@ -10,7 +10,7 @@ use super::{tests::*, *};
 use crate::image::{Doing, Progress};
 
 /// What a server does with one request. It is given the request's head in small letters.
-type Act = Box<dyn Fn(&str, &mut TcpStream) + Send>;
+type Act = Box<dyn Fn(&str, &mut TcpStream) + Send + Sync>;
 
 /// A web server on the loopback that does one thing after the other, the last one again and again.
 pub(super) struct Scripted {
@@ -25,17 +25,21 @@ impl Scripted {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
         let heads = Arc::clone(&requests);
+        let acts = Arc::new(acts);
         thread::spawn(move || {
             for (number, stream) in listener.incoming().enumerate() {
-                let mut stream = stream.unwrap();
-                let mut head = Vec::new();
-                let mut byte = [0];
-                while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
-                    head.extend(byte);
-                }
-                let head = String::from_utf8(head).unwrap().to_lowercase();
-                heads.lock().unwrap().push(head.clone());
-                acts[number.min(acts.len() - 1)](&head, &mut stream);
+                let (mut stream, acts, heads) = (stream.unwrap(), Arc::clone(&acts), Arc::clone(&heads));
+                // One that is silent keeps nobody else waiting.
+                thread::spawn(move || {
+                    let mut head = Vec::new();
+                    let mut byte = [0];
+                    while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                        head.extend(byte);
+                    }
+                    let head = String::from_utf8(head).unwrap().to_lowercase();
+                    heads.lock().unwrap().push(head.clone());
+                    acts[number.min(acts.len() - 1)](&head, &mut stream);
+                });
             }
         });
         Self { address, requests }
@@ -197,7 +201,7 @@ async fn slow_server_is_waited_for_and_silent_one_is_not() {
     let slow: Act = Box::new(|_, stream| {
         let _ = write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 10\r\n\r\n");
         for _ in 0..10 {
-            thread::sleep(Duration::from_millis(60));
+            thread::sleep(Duration::from_millis(150));
             let _ = stream.write_all(b"x");
         }
     });
@@ -207,7 +211,7 @@ async fn slow_server_is_waited_for_and_silent_one_is_not() {
 
     let silent: Act = Box::new(|_, stream| {
         let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nxxx");
-        thread::sleep(Duration::from_secs(2));
+        thread::sleep(Duration::from_secs(5));
     });
     let server = Scripted::new(vec![silent, serve(content(), usize::MAX, TAG)]);
     let other = format!("{}/other", server.address);
@@ -316,6 +320,7 @@ async fn bombs_and_wrong_packed_files_leave_nothing_unpacked() {
     assert_eq!(home.partials(), 0);
     assert_eq!(home.kept().len(), 1, "the packed file alone, which is what it should be");
 
+    home.store.bounds = Bounds::default();
     let packed = xz(&content());
     let server = Scripted::new(vec![serve(packed.clone(), usize::MAX, TAG)]);
     let wrong = unpacked(with_value(&server.uri(), &"1".repeat(64)));

@@ -21,8 +21,7 @@ pub(super) struct Home {
 pub(super) fn home() -> Home {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
-    let patience =
-        Patience { first: Duration::from_millis(1), times: 3, silence: Duration::from_millis(300) };
+    let patience = Patience { first: Duration::from_millis(1), times: 3, silence: Duration::from_secs(1) };
     let store =
         Store { downloads: Arc::new(Downloads::with_patience(patience)), ..Store::new(&Dirs::below(&path)) };
     Home { _folder: folder, store, path }

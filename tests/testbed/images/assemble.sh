@@ -113,6 +113,8 @@ prepare
 rm "$root/etc/systemd/system/ssh-host-key.service"
 sed -i '/ssh-host-key/d' "$root/etc/systemd/system/ssh.service"
 sed -i '/^\(PasswordAuthentication\|PermitRootLogin\) /d' "$root/etc/ssh/sshd_config.d/testbed.conf"
+# The root holds no locales, so that none can be made.
+echo 'locale: false' >"$root/etc/cloud/cloud.cfg.d/90_testbed.cfg"
 make_image Debian-cloud
 rm -rf "$root"
 
