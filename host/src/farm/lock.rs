@@ -134,7 +134,7 @@ mod tests {
                 let image = image.clone();
                 scope.spawn(move || {
                     let pin = |lock: &mut Lock| {
-                        drop(lock.images.insert(format!("https://example.org/{number}"), image))
+                        lock.images.insert(format!("https://example.org/{number}"), image);
                     };
                     Lock::update(root, pin).unwrap();
                 });

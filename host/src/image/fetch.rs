@@ -129,7 +129,7 @@ fn copy(
     Ok(Fetched { file: into, size, stat: Some(stat), digest: hasher.finish(expected) })
 }
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Writes at an offset of a file that has nothing there, leaving a hole where there is nothing but zeros. Gives whether it
 /// wrote.

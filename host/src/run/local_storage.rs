@@ -98,8 +98,9 @@ impl LocalStorage {
             Fetched { path: file.path, digest: file.digest, format: None }
         };
         if is_pinned && let Some(digest) = self.store.origin_digest(&source) {
-            let pin =
-                |lock: &mut Lock| drop(lock.images.insert(resource.uri.clone(), LockedImage { digest }));
+            let pin = |lock: &mut Lock| {
+                lock.images.insert(resource.uri.clone(), LockedImage { digest });
+            };
             Lock::update(&self.farm, pin).map_err(|problem| StorageError::Pins(Box::new(problem)))?;
         }
         Ok(file)

@@ -106,11 +106,11 @@ async fn connect_to_cloud(
     let command = Command { timeout: Some(limit), ..Command::new(["cloud-init", "status", "--wait"]) };
     match capture(&*guest, &command, CLOUD_INIT_WORDS).await {
         Ok(output) => match output.exit {
-            Exit::Status(0) => return Ok(guest),
+            Exit::Status(0) => Ok(guest),
             // cloud-init 23.4 and later: it recovered.
             Exit::Status(2) => {
                 site.warn(&machine.name, "cloud-init is done, but not everything went well".to_owned());
-                return Ok(guest);
+                Ok(guest)
             }
             Exit::Status(127) => {
                 let hint = "leave vm.metadata.cloud_init out, and say in vm.metadata.auth how the image lets users in";
