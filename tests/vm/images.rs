@@ -73,7 +73,7 @@ fn cloud_image_from_a_url_to_a_verified_session() {
     // The key that was pinned before the machine was made is the one that it has.
     let reached: Value = serde_json::from_str(&farm.prints(&["ssh-config", &machine, "--json"])).unwrap();
     let host_key = reached[0]["host_key"].as_str().unwrap();
-    let in_guest = farm.in_guest("debian_vs", "cat /etc/ssh/ssh_host_ed25519_key.pub");
+    let in_guest = farm.in_guest("debian_vs", "sudo cat /etc/ssh/ssh_host_ed25519_key.pub");
     assert!(in_guest.starts_with(host_key), "{in_guest}: {host_key}");
     assert_eq!(
         farm.in_guest("debian_vs", "hostname; id -un; sudo -n id -un; cloud-init status"),
