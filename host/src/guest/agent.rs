@@ -314,7 +314,12 @@ impl Running {
         for (stream, path, handle) in self.files.values_mut() {
             let handle = match handle {
                 Some(handle) => handle,
-                None => handle.insert(self.link.open(path, "r").await?),
+                None => match self.link.open(path, "r").await {
+                    Ok(opened) => handle.insert(opened),
+                    // A guest that is busy has not begun yet. Whether the agent is there at all shows when it is next asked.
+                    Err(_) if !self.ended => continue,
+                    Err(error) => return Err(error),
+                },
             };
             loop {
                 let read =
