@@ -24,6 +24,8 @@ use crate::{
 struct Agent {
     process: Child,
     folder: tempfile::TempDir,
+    /// Whose files are to be removed in the end.
+    link: Option<Arc<Link>>,
 }
 
 impl Agent {
@@ -43,7 +45,7 @@ impl Agent {
             .stderr(Stdio::null())
             .spawn()
             .expect("qemu-ga is installed by tests/testbed/install-packages.sh");
-        Self { process, folder }
+        Self { process, folder, link: None }
     }
 
     async fn connect(&self) -> Arc<dyn AgentChannel> {
@@ -62,6 +64,9 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        if let Some(folder) = self.link.as_ref().and_then(|link| link.folder.get()) {
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 }
 
@@ -90,8 +95,10 @@ fn login(user: &str) -> Login {
 
 /// The agent runs as the tests' own user, which is taken for root: nobody else is to be become.
 async fn guest(user: &str) -> (AgentGuest, Agent) {
-    let agent = Agent::start();
-    (AgentGuest::new(agent.connect().await, login(user)), agent)
+    let mut agent = Agent::start();
+    let guest = AgentGuest::new(agent.connect().await, login(user));
+    agent.link = Some(Arc::clone(&guest.link));
+    (guest, agent)
 }
 
 async fn subject() -> Subject {
