@@ -19,7 +19,7 @@ packages: ## Install the system packages and the Rust toolchain that are missing
 	@tests/testbed/install-packages.sh
 
 .PHONY: images
-images: packages ## Build the two guest images (target/testbed)
+images: packages ## Build the guest images (target/testbed)
 	@tests/testbed/build-images.sh
 
 .PHONY: build

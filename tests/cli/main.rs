@@ -5,6 +5,7 @@
 mod bad_input;
 mod check;
 mod help;
+mod images;
 mod init;
 mod machines;
 mod report;

@@ -19,7 +19,7 @@ fi
 out=${1:-$here/../../target/testbed}
 mkdir -p "$out"
 out=$(readlink -f "$out")
-files=(debian_vs.qcow2 Arch-Linux.qcow2 vmlinuz initrd.img)
+files=(debian_vs.qcow2 Arch-Linux.qcow2 Debian-cloud.qcow2 vmlinuz initrd.img)
 
 # Two builds at once would only be slow; the second one waits and finds the work done.
 exec 9>"$out/.lock"

@@ -29,7 +29,7 @@ esac
 # These must come from one suite: QEMU's parts depend on each other's exact version.
 virtualization=(libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libvirt-dev
     qemu-system-x86 qemu-utils)
-others=(passt dnsmasq-base ovmf tini openssh-client openssh-server sudo busybox procps passwd
+others=(passt dnsmasq-base ovmf tini openssh-client openssh-server sudo busybox procps passwd qemu-guest-agent
     # a Rust build with C libraries
     gcc g++ make pkg-config curl git ca-certificates
     # the images

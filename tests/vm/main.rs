@@ -8,6 +8,7 @@
 mod checkpoints;
 mod farm;
 mod holds;
+mod images;
 mod kills;
 mod lifecycle;
 mod modules;

@@ -81,6 +81,11 @@ impl Dirs {
         self.data.join("id_ed25519")
     }
 
+    /// Host keys of machines for other SSH clients: a known_hosts file for each.
+    pub fn known_hosts(&self) -> Utf8PathBuf {
+        self.data.join("known_hosts")
+    }
+
     /// Base images, by digest.
     pub fn images(&self) -> Utf8PathBuf {
         self.cache.join("images")

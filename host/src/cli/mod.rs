@@ -1,8 +1,11 @@
 //! The command line: a file a command. What a command prints is for people unless `--json` is given.
 
 mod check;
+mod console;
+mod copy;
 mod destroy;
 mod explain;
+mod image;
 mod init;
 mod inspect;
 mod interrupt;
@@ -16,6 +19,7 @@ mod schema;
 mod selection;
 mod snapshot;
 mod ssh;
+mod ssh_config;
 mod status;
 mod table;
 mod up;
@@ -70,10 +74,15 @@ enum Command {
     Schema(schema::Schema),
     Status(status::Status),
     Ssh(ssh::Ssh),
+    Copy(copy::Copy),
+    Console(console::Console),
+    SshConfig(ssh_config::SshConfig),
     #[command(subcommand)]
     Snapshot(snapshot::Snapshot),
     Destroy(destroy::Destroy),
     Prune(prune::Prune),
+    #[command(subcommand)]
+    Image(image::Image),
     #[command(subcommand)]
     Module(module::Module),
 }
@@ -93,9 +102,13 @@ impl Cli {
             Command::Machines(command) => command.run(&farm),
             Command::Status(command) => command.run(&farm).await,
             Command::Ssh(command) => command.run(&farm).await,
+            Command::Copy(command) => command.run(&farm).await,
+            Command::Console(command) => command.run(&farm).await,
+            Command::SshConfig(command) => command.run(&farm).await,
             Command::Snapshot(command) => command.run(&farm).await,
             Command::Destroy(command) => command.run(&farm).await,
             Command::Prune(command) => command.run(&farm).await,
+            Command::Image(command) => command.run(&farm).await,
             Command::Module(command) => command.run(&farm).await,
         }
     }

@@ -132,7 +132,9 @@ impl Planned {
         let (candidates, domains): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
         let port = |domain: &Domain| Some((domain.ssh_port?, domain.name.clone()));
         let forwards = workbench.farm.forwarded_ports();
-        workbench.ports.note(forwards.into_iter().map(|port| (port, "a port forward of the farm".to_owned())));
+        workbench
+            .ports
+            .note(forwards.into_iter().map(|port| (port, "a port forward of the farm".to_owned())));
         workbench.ports.note(domains.iter().flat_map(BTreeMap::values).filter_map(port));
         let placed = place(args, &workbench, &selected, &candidates)?;
         let capacities = candidates.into_iter().map(|candidate| candidate.capacity).collect();
@@ -273,7 +275,8 @@ impl Workbench {
                     Some(_) => storage.identify(&machine).await,
                     None => storage.known(&machine),
                 };
-                let wanted = Wanted::new(Origin { shape, resources }, &steps);
+                let origin = Origin { shape, resources, preparation: machine.preparation() };
+                let wanted = Wanted::new(origin, &steps);
                 let project = &self.farm.config.project;
                 let plan =
                     plan::plan(name, project, &wanted, existing.as_ref(), options).into_diagnostic()?;

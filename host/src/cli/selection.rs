@@ -27,6 +27,11 @@ impl Selection {
         Self { machines: vec![name.to_owned()], ..Self::default() }
     }
 
+    /// Whether it names that very machine.
+    pub(super) fn names(&self, machine: &str) -> bool {
+        self.machines.iter().any(|name| name == machine)
+    }
+
     /// The machines that are meant, in the farm's order. What matches none of them is an error.
     pub(super) fn of<'a>(&self, farm: &'a Farm) -> miette::Result<Vec<&'a Machine>> {
         let all = || farm.machines.values();

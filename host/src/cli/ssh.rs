@@ -1,5 +1,6 @@
 use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
+use camino::{Utf8Path, Utf8PathBuf};
 use miette::{IntoDiagnostic, WrapErr, miette};
 
 use super::{
@@ -8,9 +9,9 @@ use super::{
     workbench::{Outside, Workbench},
 };
 use crate::{
-    base::{Credential, Dirs},
+    base::{Credential, Dirs, Login},
     farm::Farm,
-    guest::openssh,
+    guest::{Endpoint, openssh},
     run::{self, Event},
 };
 
@@ -35,41 +36,99 @@ pub(super) struct Ssh {
 
 impl Ssh {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
+        let way = match Way::to(args, &self.machine).await {
+            Ok(way) => way,
+            Err(report) => return Ok(no_connection(&report)),
+        };
+        way.run(|endpoint, login, alias, known_hosts| {
+            openssh::command_line(endpoint, login, alias, known_hosts, &self.command)
+        })
+        .await
+    }
+}
+
+/// ssh's own exit code when there is no connection.
+const NO_CONNECTION: u8 = 255;
+
+/// Says why there is no connection, and gives the exit code that ssh gives then.
+pub(super) fn no_connection(report: &miette::Report) -> ExitCode {
+    eprintln!("{report:?}");
+    ExitCode::from(NO_CONNECTION)
+}
+
+/// The way to a machine for OpenSSH's programs.
+pub(super) struct Way {
+    endpoint: Endpoint,
+    login: Login,
+    alias: String,
+    known_hosts: tempfile::NamedTempFile,
+    farm: Utf8PathBuf,
+    machine: String,
+}
+
+impl Way {
+    /// Makes sure that the machine runs and that its host key is known.
+    pub(super) async fn to(args: &FarmArgs, machine: &str) -> miette::Result<Self> {
         let workbench = Workbench::open(args).await?;
-        let machine = Selection::one(&self.machine).of(&workbench.farm)?[0].clone();
+        let machine = Selection::one(machine).of(&workbench.farm)?[0].clone();
         let (host, _) = workbench.find_existing(&machine.name).await?;
-        let show = |event: Event| {
+        let tell = |event: Event| {
             if let Event::Progress { message, .. } = event {
                 eprintln!("{message}");
             }
         };
-        let site = workbench.site(host, Outside::events(Arc::new(show)));
+        let site = workbench.site(host, Outside::events(Arc::new(tell)));
         let endpoint = run::reach(&site, &machine).await.into_diagnostic()?;
         let login = site.login(&machine);
-
-        let alias = machine.name.replace(' ', "_");
-        let host_key = endpoint.host_key.as_deref().unwrap_or_default();
-        let line = openssh::known_hosts_line(&alias, host_key)
-            .ok_or_else(|| miette!("the host key that was pinned for {alias} can't be read: {host_key}"))?;
+        let alias = alias(&machine.name);
         let known_hosts = tempfile::NamedTempFile::new().into_diagnostic()?;
-        std::fs::write(known_hosts.path(), line).into_diagnostic()?;
-        let path = camino::Utf8Path::from_path(known_hosts.path())
-            .ok_or_else(|| miette!("the temporary folder's path is not UTF-8"))?;
+        std::fs::write(known_hosts.path(), known_hosts_line(&alias, &endpoint)?).into_diagnostic()?;
+        Ok(Self {
+            endpoint,
+            login,
+            alias,
+            known_hosts,
+            farm: workbench.farm.root.clone(),
+            machine: machine.name,
+        })
+    }
 
-        let words = openssh::command_line(&endpoint, &login, &alias, path, &self.command);
+    /// Runs one of OpenSSH's programs, and gives its exit code.
+    pub(super) async fn run(
+        &self,
+        command_line: impl FnOnce(&Endpoint, &Login, &str, &Utf8Path) -> Vec<OsString>,
+    ) -> miette::Result<ExitCode> {
+        let Self { endpoint, login, alias, known_hosts, farm, machine } = self;
+        let path = Utf8Path::from_path(known_hosts.path())
+            .ok_or_else(|| miette!("the temporary folder's path is not UTF-8"))?;
+        let words = command_line(endpoint, login, alias, path);
         let mut command = tokio::process::Command::new(&words[0]);
         command.args(&words[1..]);
         if login.credentials.iter().any(|credential| matches!(credential, Credential::Password(_))) {
             command
                 .env("SSH_ASKPASS", std::env::current_exe().into_diagnostic()?)
                 .env("SSH_ASKPASS_REQUIRE", "force")
-                .env("FARMHAND_FARM", workbench.farm.root.as_str())
-                .env(ASKPASS_MACHINE, &machine.name);
+                .env("FARMHAND_FARM", farm.as_str())
+                .env(ASKPASS_MACHINE, machine);
         }
-        let status =
-            command.status().await.into_diagnostic().wrap_err("can't start the OpenSSH client `ssh`")?;
-        Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(255)))
+        let status = command.status().await.into_diagnostic();
+        let status = status
+            .wrap_err_with(|| format!("can't start the OpenSSH client `{}`", words[0].to_string_lossy()))?;
+        let code = status.code().and_then(|code| u8::try_from(code).ok());
+        Ok(ExitCode::from(code.unwrap_or(NO_CONNECTION)))
     }
+}
+
+/// The name by which OpenSSH knows a machine.
+pub(super) fn alias(machine: &str) -> String {
+    machine.replace(' ', "_")
+}
+
+/// The line that pins a machine's host key.
+pub(super) fn known_hosts_line(alias: &str, endpoint: &Endpoint) -> miette::Result<String> {
+    let host_key = endpoint.host_key.as_deref().unwrap_or_default();
+    openssh::known_hosts_line(alias, host_key)
+        .ok_or_else(|| miette!("the host key that was pinned for {alias} can't be read: {host_key}"))
 }
 
 /// Answers the OpenSSH client's question for a password, if this process was started for that. The password goes through the
@@ -81,7 +140,7 @@ pub fn askpass() -> Option<miette::Result<()>> {
 
 fn answer(machine: &str) -> miette::Result<()> {
     let root = std::env::var("FARMHAND_FARM").into_diagnostic()?;
-    let farm = Farm::load(camino::Utf8Path::new(&root))?;
+    let farm = Farm::load(Utf8Path::new(&root))?;
     let dirs = Dirs::of_user().into_diagnostic()?;
     let login = Selection::one(machine).of(&farm)?[0].login(&dirs.login_key());
     let passwords = login.credentials.into_iter().filter_map(|credential| match credential {

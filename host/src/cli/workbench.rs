@@ -15,7 +15,6 @@ use crate::{
         Hypervisor,
         libvirt::{Libvirt, default_uri},
     },
-    image::Store,
     plan::Existing,
     run::{self, EventSink, Journal, LocalStorage, Locks, Notice, Ports, RunId, Site},
 };
@@ -140,7 +139,7 @@ impl Workbench {
     }
 
     pub(super) fn storage(&self) -> LocalStorage {
-        LocalStorage::new(Store::new(&self.dirs), self.dirs.machines())
+        LocalStorage::new(&self.dirs, self.farm.root.clone())
     }
 }
 

@@ -3,6 +3,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
+use super::first_boot::FirstBootUser;
 use crate::base::{Become, BecomeMethod, Credential, Login, Secret};
 
 /// `vm.metadata.auth`.
@@ -56,12 +57,27 @@ impl Auth {
         &self.user
     }
 
-    /// How to log in. `login_key` is farmhand's own key, which is used when there is no other way.
-    pub(super) fn login(&self, login_key: &Utf8Path) -> Login {
-        let mut credentials = Vec::new();
-        if self.is_open() {
-            credentials.push(Credential::Key(login_key.to_owned()));
+    /// The login user, as it is made at the first boot.
+    pub(super) fn first_boot_user(&self) -> FirstBootUser {
+        FirstBootUser {
+            name: self.user.clone(),
+            password: self.password.clone(),
+            public_keys: Vec::new(),
+            private_keys: self.ssh_key.iter().cloned().collect(),
+            login_key: true,
         }
+    }
+
+    /// The password of root, if `su` needs it.
+    pub(super) fn root_password(&self) -> Option<&Secret> {
+        let by_su = self.become_method == BecomeMethod::Su && self.become_user == "root";
+        self.become_password.as_ref().filter(|_| by_su)
+    }
+
+    /// How to log in. `login_key` is farmhand's own key, where the guest has it.
+    pub(super) fn login(&self, login_key: Option<&Utf8Path>) -> Login {
+        let mut credentials = Vec::new();
+        credentials.extend(login_key.map(|key| Credential::Key(key.to_owned())));
         credentials.extend(self.ssh_key.clone().map(Credential::Key));
         credentials.extend(self.password.clone().map(Credential::Password));
         // sudo asks for the login user's own password.

@@ -26,11 +26,11 @@ pub struct Lock {
     pub modules: IndexMap<String, LockedModule>,
 }
 
-/// An image as it was pinned.
+/// An image without a checksum, as it was when it was first used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockedImage {
-    /// The digest of the file.
+    /// The digest of the file as it comes, before it is unpacked or converted.
     pub digest: Digest,
 }
 
@@ -79,6 +79,21 @@ impl Lock {
         Ok(lock)
     }
 
+    /// Changes the lock file of the farm in this folder. Two that do so at once, in this process or another, wait for each
+    /// other.
+    pub fn update(root: &Utf8Path, change: impl FnOnce(&mut Self)) -> Result<(), Problem> {
+        let failed = |error: std::io::Error| {
+            Problem::new(format!("can't write {}: {error}", root.join(LOCK_FILE)))
+                .help("farmhand keeps there what it pinned: let it write to the farm's folder")
+        };
+        let folder = std::fs::File::open(root).map_err(failed)?;
+        folder.lock().map_err(failed)?;
+        let mut lock = Self::read(root)?;
+        let before = lock.clone();
+        change(&mut lock);
+        if lock == before { Ok(()) } else { lock.write(root).map_err(failed) }
+    }
+
     /// Replaces the lock file of the farm in this folder, in one step.
     pub fn write(&self, root: &Utf8Path) -> std::io::Result<()> {
         let text = serde_yaml::to_string(self).map_err(std::io::Error::other)?;
@@ -112,6 +127,20 @@ mod tests {
         lock.write(root).unwrap();
         assert_eq!(Lock::read(root).unwrap(), lock);
         insta::assert_snapshot!(std::fs::read_to_string(root.join(LOCK_FILE)).unwrap());
+
+        let image = LockedImage { digest: Digest::of("image") };
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let image = image.clone();
+                scope.spawn(move || {
+                    let pin = |lock: &mut Lock| {
+                        lock.images.insert(format!("https://example.org/{number}"), image);
+                    };
+                    Lock::update(root, pin).unwrap();
+                });
+            }
+        });
+        assert_eq!(Lock::read(root).unwrap().images.len(), 8, "no change is lost");
 
         for text in ["version: 2\n", "version: 1\nmodule: {}\n", "- a\n"] {
             std::fs::write(root.join(LOCK_FILE), text).unwrap();

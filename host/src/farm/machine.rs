@@ -1,12 +1,14 @@
 use std::net::IpAddr;
 
 use camino::Utf8Path;
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    DiskBus, DomainTemplate, Firmware, Network, Phases,
+    DiskBus, DiskSize, DomainTemplate, Firmware, Network, Phases,
     auth::Auth,
+    first_boot::{CloudInit, FirstBoot, as_hostname},
     hardware::{MAX_DISKS, NetworkDefinition},
     source::{self, Folders, Resource, Sources},
     yaml::{Key, Mistake, Place},
@@ -54,8 +56,13 @@ pub struct Machine {
     pub connection: Option<String>,
     /// Labels that its hypervisor must have.
     pub hypervisor_labels: Vec<String>,
+    /// How farmhand talks to the guest; by SSH if there is a way to it when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
     #[serde(skip)]
     auth: Auth,
+    #[serde(skip)]
+    first_boot: Option<FirstBoot>,
     /// The whole merged definition, without its passwords: for templates.
     #[serde(skip)]
     pub(super) vm: Value,
@@ -100,6 +107,16 @@ impl DomainType {
     }
 }
 
+/// How farmhand talks to a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Over the network.
+    Ssh,
+    /// Through the QEMU guest agent: needs neither a network nor an SSH server.
+    Agent,
+}
+
 /// A disk: a qcow2 overlay on an image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Disk {
@@ -110,6 +127,9 @@ pub struct Disk {
     /// The name of its device (`vda`), if the definition gives one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// How large it is; as large as the image if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<DiskSize>,
 }
 
 /// A kernel that is booted directly.
@@ -159,6 +179,12 @@ struct MetadataDefinition {
     #[serde(default)]
     hypervisor_labels: Vec<String>,
     #[serde(default)]
+    transport: Option<Transport>,
+    #[serde(default)]
+    hostname: Option<String>,
+    #[serde(default)]
+    cloud_init: Option<CloudInit>,
+    #[serde(default)]
     auth: Auth,
     #[serde(default)]
     sources: Vec<Value>,
@@ -177,6 +203,8 @@ struct DiskDefinition {
     #[serde(default)]
     devname: Option<String>,
     src: String,
+    #[serde(default)]
+    size: Option<DiskSize>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -310,7 +338,27 @@ impl Machine {
             }
         };
         let auth = metadata.auth.relative_to(root);
+        let hostname = metadata.hostname.unwrap_or_else(|| as_hostname(&name));
+        if !source::is_plain_name(&hostname) {
+            let message = format!("`{hostname}` is no host name");
+            let wrong = Wrong::new(["metadata", "hostname"], message);
+            return Err(wrong.help("write letters, digits, `-`, `_` and `.`"));
+        }
+        let data = metadata.cloud_init.map(CloudInit::data).transpose()?.flatten();
+        let mut first_boot = data.map(|data| FirstBoot::new(hostname, auth.first_boot_user(), data));
+        let setups = disks.iter().filter_map(|disk: &Disk| disk.image.setup.as_ref());
+        if let Some(first_boot) = &mut first_boot {
+            first_boot.root_password = auth.root_password().cloned();
+            setups.for_each(|setup| first_boot.add(setup));
+        } else if setups.count() > 0 {
+            let message = "setup_image is done by cloud-init at the first boot, and this machine has none";
+            let help = "if the image has cloud-init, set vm.metadata.cloud_init: true; else leave setup_image out, and say in vm.metadata.auth how the image lets users in";
+            return Err(Wrong::new(["metadata", "sources"], message).help(help));
+        }
         let mut vm = vm.clone();
+        if let Some(Value::Object(cloud_init)) = vm.pointer_mut("/metadata/cloud_init") {
+            cloud_init.remove("user_data");
+        }
         if let Some(Value::Object(auth)) = vm.pointer_mut("/metadata/auth") {
             auth.retain(|key, _| !key.contains("password"));
         }
@@ -336,7 +384,9 @@ impl Machine {
             snapshot_type: metadata.snapshot_type,
             connection: metadata.connection,
             hypervisor_labels: metadata.hypervisor_labels,
+            transport: metadata.transport,
             auth,
+            first_boot,
             vm,
             template,
             phases: Phases::default(),
@@ -409,9 +459,44 @@ impl Machine {
         self.mac = mac;
     }
 
-    /// Whether farmhand's own key must be put into the guest, because the definition names no way to log in.
+    /// Whether farmhand's own key must be put into the guest: because the definition names no way to log in, or because
+    /// cloud-init can do it.
     pub fn needs_login_key(&self) -> bool {
-        self.auth.is_open()
+        self.first_boot.is_some() || self.auth.is_open()
+    }
+
+    /// Whether farmhand's own key is put into the guest by a system credential in its firmware. cloud-init would undo that.
+    pub fn takes_key_from_firmware(&self) -> bool {
+        self.first_boot.is_none() && self.needs_login_key()
+    }
+
+    /// What cloud-init is told at its first boot, if its image has cloud-init.
+    pub fn first_boot(&self) -> Option<&FirstBoot> {
+        self.first_boot.as_ref()
+    }
+
+    /// Digests of what is done to its files and to itself before and at its first boot, by the names of
+    /// [`Self::resources`] and `first boot`. What is used as it is has none.
+    pub fn preparation(&self) -> IndexMap<String, Digest> {
+        let mut preparation = IndexMap::new();
+        let sizes = self
+            .disks
+            .iter()
+            .enumerate()
+            .map(|(index, disk)| (disk_name(index), disk.size))
+            .collect::<Vec<_>>();
+        for (name, resource) in self.resources() {
+            let size = sizes.iter().find(|(of, _)| *of == name).and_then(|(_, size)| *size);
+            if !resource.steps.is_empty() || size.is_some() {
+                // These always have a JSON form.
+                let text = serde_json::to_string(&(&resource.steps, size)).unwrap_or_default();
+                preparation.insert(name, Digest::of(text));
+            }
+        }
+        preparation.extend(
+            self.first_boot.as_ref().map(|first_boot| ("first boot".to_owned(), first_boot.digest())),
+        );
+        preparation
     }
 
     /// The user that farmhand logs in as.
@@ -421,7 +506,7 @@ impl Machine {
 
     /// How to log in. `login_key` is farmhand's own key.
     pub fn login(&self, login_key: &Utf8Path) -> Login {
-        self.auth.login(login_key)
+        self.auth.login(Some(login_key).filter(|_| self.needs_login_key()))
     }
 
     /// All files that it is made from, with the names under which they stand in its origin.
@@ -471,6 +556,7 @@ fn disks(written: &[DiskDefinition], sources: &Sources<'_>) -> Result<Vec<Disk>,
             image: sources.find(&disk.src, || place("src"))?,
             bus: disk.bus,
             device: disk.devname.clone(),
+            size: disk.size,
         });
         let names = device_names(&disks);
         if let Some(other) = names[..index].iter().position(|other| other == &names[index]) {

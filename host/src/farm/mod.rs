@@ -7,7 +7,9 @@ mod auth;
 mod collision;
 mod config;
 mod definition;
+mod disk_size;
 mod domain_xml;
+mod first_boot;
 mod hardware;
 mod lock;
 mod machine;
@@ -28,10 +30,12 @@ pub use config::{
     Timeouts, is_secret_name, json_schema,
 };
 pub use definition::{CLOUD_PLATFORMS, CloudPlatform, Explained};
+pub use disk_size::DiskSize;
 pub use domain_xml::{DomainInputs, DomainSchema, DomainTemplate, SchemaError};
+pub use first_boot::{FirstBoot, FirstBootUser};
 pub use hardware::{DiskBus, Firmware, Network, NetworkKind, PortForward, Protocol};
 pub use lock::{LOCK_FILE, Lock, LockedImage, LockedModule};
-pub use machine::{Disk, DomainType, Kernel, LOOPBACK, Machine, disk_name};
+pub use machine::{Disk, DomainType, Kernel, LOOPBACK, Machine, Transport, disk_name};
 pub use phase_file::{Phases, Step, Uses};
 pub use source::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
 

@@ -54,8 +54,9 @@ fn inputs(machine: &Machine) -> DomainInputs {
         disks: machine.disks.iter().map(|_| "/machines/disk.qcow2".into()).collect(),
         kernel: Some("/images/vmlinuz".into()),
         initrd: Some("/images/initrd.img".into()),
+        seed: machine.first_boot().map(|_| "/machines/seed.iso".into()),
         ssh_port: 20_022,
-        login_key: machine.needs_login_key().then(|| "ssh-ed25519 AAAA".to_owned()),
+        login_key: machine.takes_key_from_firmware().then(|| "ssh-ed25519 AAAA".to_owned()),
     }
 }
 

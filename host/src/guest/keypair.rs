@@ -14,6 +14,8 @@ use russh::keys::{
     ssh_key::{self, LineEnding},
 };
 
+use crate::base::Secret;
+
 /// A key file larger than this is not read: it is none.
 pub(super) const MAX_KEY_SIZE: u64 = 64 << 10;
 
@@ -46,6 +48,17 @@ pub enum KeyPairError {
         /// What the system says.
         source: io::Error,
     },
+    /// A private key that the definition names can't be used.
+    #[error("can't use the SSH key {path}: {message}")]
+    Private {
+        /// The key's file.
+        path: Utf8PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// No key can be made.
+    #[error("can't make an SSH key: {0}")]
+    Generate(String),
     /// The file holds no key that can be used.
     #[error(
         "farmhand's login key {path} can't be used: {message}; remove the file and farmhand makes a new one (machines that know only the old key must be made anew)"
@@ -77,6 +90,33 @@ pub fn ensure_login_key(path: &Utf8Path) -> Result<PublicKeyLine, KeyPairError> 
     let text = read(path).map_err(failed)?;
     let key = decode_secret_key(&text, None).map_err(|error| unusable(error.to_string()))?;
     public_line(&key).map(PublicKeyLine).map_err(|error| unusable(error.to_string()))
+}
+
+/// The public half of the private key in that file, which has no passphrase.
+pub fn public_half(path: &Utf8Path) -> Result<PublicKeyLine, KeyPairError> {
+    let unusable = |message: String| KeyPairError::Private { path: path.to_owned(), message };
+    let text = read(path).map_err(|error| unusable(error.to_string()))?;
+    let key = decode_secret_key(&text, None).map_err(|error| unusable(error.to_string()))?;
+    public_line(&key).map(PublicKeyLine).map_err(|error| unusable(error.to_string()))
+}
+
+/// An SSH host key for a guest.
+#[derive(Debug, Clone)]
+pub struct HostKey {
+    /// The private half in OpenSSH's format.
+    pub private: Secret,
+    /// The public half.
+    pub public: PublicKeyLine,
+}
+
+impl HostKey {
+    /// A new ed25519 key.
+    pub fn generate() -> Result<Self, KeyPairError> {
+        let failed = |error: ssh_key::Error| KeyPairError::Generate(error.to_string());
+        let key = PrivateKey::random(&mut safe_rng(), Algorithm::Ed25519).map_err(failed)?;
+        let private = Secret::new(key.to_openssh(LineEnding::LF).map_err(failed)?.as_str());
+        Ok(Self { private, public: PublicKeyLine(public_line(&key).map_err(failed)?) })
+    }
 }
 
 /// Writes a file that nobody else can read, unless there is one.

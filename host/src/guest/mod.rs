@@ -1,7 +1,8 @@
 //! Guests: commands and files inside a machine. Only this room knows SSH.
 //!
-//! [`Guest`] has two implementations that obey the same contract tests: the real one, [`ssh`], and [`simulated`].
+//! [`Guest`] has three implementations that obey the same contract tests: two real ones, [`ssh`] and [`agent`], and [`simulated`].
 
+pub mod agent;
 pub mod clock;
 pub mod facts;
 pub mod keypair;
@@ -12,6 +13,7 @@ pub mod ssh;
 mod capture;
 #[cfg(test)]
 mod contract;
+mod files;
 
 pub use capture::{Captured, capture};
 

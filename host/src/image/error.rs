@@ -78,6 +78,17 @@ pub enum ImageError {
         /// What is wrong with it, and what to do.
         message: String,
     },
+    /// The store can't be pruned now.
+    #[error("a run uses the images at the moment; wait until it is done")]
+    InUse,
+    /// The file can't be unpacked.
+    #[error("can't unpack {uri}: {message}")]
+    Unpack {
+        /// Where it comes from.
+        uri: String,
+        /// What is wrong with it.
+        message: String,
+    },
     /// `qemu-img` failed.
     #[error("qemu-img could not {operation}: {message}")]
     QemuImg {

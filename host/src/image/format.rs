@@ -3,9 +3,11 @@
 //! `qemu-img` is not asked: an image from elsewhere can name files of this host (a backing file, an external data file, the
 //! extents of VMDK), which `qemu-img` may open, and a raw image is what its guest wrote into it.
 
-use std::{fs::File, io::Read as _};
+use std::{fs::File, io::Read as _, os::unix::fs::FileExt as _};
 
 use serde::{Deserialize, Serialize};
+
+use crate::farm::ImageFormat;
 
 /// A format of disk images that can be a base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,6 +47,17 @@ const OTHERS: &[(&[u8], usize, &str)] = &[
     (b"<html", 0, "an HTML page"),
 ];
 
+/// Formats that `qemu-img` converts: the bytes, and where they are.
+const CONVERTIBLE: &[(&[u8], usize, ImageFormat)] = &[
+    (QCOW2_MAGIC, 0, ImageFormat::Qcow2),
+    (b"KDMV", 0, ImageFormat::Vmdk),
+    (b"vhdxfile", 0, ImageFormat::Vhdx),
+    (b"conectix", 0, ImageFormat::Vpc),
+    (b"\x7f\x10\xda\xbe", 64, ImageFormat::Vdi),
+];
+/// QEMU reads no more of a VMDK descriptor: 1 MiB.
+const MAX_VMDK_DESCRIPTOR: usize = 1 << 20;
+
 const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
 /// Incompatible feature bits that a base image may have: dirty refcounts (0) and another compression (3). Not: marked corrupt
 /// (1), external data file (2); extended L2 entries (4) are read only by QEMU 5.2 and later, which says so itself.
@@ -72,6 +85,61 @@ pub(super) fn inspect(file: &File) -> Result<(Format, u64), String> {
         }
         size => Ok((Format::Raw, size)),
     }
+}
+
+/// The format that an image has, of all that `qemu-img` can convert, and that converting it leads to no other file of this host.
+/// `told` is what its definition says. The error says what is wrong.
+pub(super) fn convertible(file: &File, told: Option<ImageFormat>) -> Result<ImageFormat, String> {
+    let mut head = vec![0; 512];
+    let length = file.read_at(&mut head, 0).map_err(|error| error.to_string())?;
+    head.truncate(length);
+    let found = CONVERTIBLE
+        .iter()
+        .find(|(magic, offset, _)| head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)));
+    let found = found.map(|(_, _, format)| *format);
+    let format = match (told, found) {
+        // The bytes are taken as they are, whatever they look like.
+        (Some(ImageFormat::Raw), _) => return Ok(ImageFormat::Raw),
+        // A fixed VHD has its mark at the end.
+        (Some(ImageFormat::Vpc), None) => ImageFormat::Vpc,
+        (Some(told), found) if Some(told) != found => {
+            let found = found.map_or("of no format that is known", ImageFormat::name);
+            return Err(format!("it was to be {}, but it is {found}", told.name()));
+        }
+        (_, Some(found)) => found,
+        (_, None) => {
+            let mut start = file;
+            std::io::Seek::rewind(&mut start).map_err(|error| error.to_string())?;
+            return inspect(file).map(|_| ImageFormat::Raw);
+        }
+    };
+    match format {
+        ImageFormat::Qcow2 => qcow2(&head).map(|_| format),
+        ImageFormat::Vmdk => vmdk(file, &head).map(|()| format),
+        _ => Ok(format),
+    }
+}
+
+/// A VMDK image can name its parts and its parent. Only one that is whole by itself is taken: a sparse extent with its own
+/// capacity, whose embedded descriptor names no parent (VMware's "Virtual Disk Format 5.0", "Hosted Sparse Extents").
+fn vmdk(file: &File, head: &[u8]) -> Result<(), String> {
+    let u64_at = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
+    let cut = || "its VMDK header is cut off".to_owned();
+    let (capacity, offset, size) =
+        (u64_at(12).ok_or_else(cut)?, u64_at(28).ok_or_else(cut)?, u64_at(36).ok_or_else(cut)?);
+    if capacity == 0 {
+        return Err("it is a VMDK image that only names the files which it consists of".to_owned());
+    }
+    let length =
+        usize::try_from(size.saturating_mul(512)).ok().filter(|length| *length <= MAX_VMDK_DESCRIPTOR);
+    let length = length.ok_or_else(|| "its VMDK descriptor is too large".to_owned())?;
+    let mut descriptor = vec![0; length];
+    file.read_exact_at(&mut descriptor, offset.saturating_mul(512)).map_err(|_| cut())?;
+    let names_parent = descriptor.to_ascii_lowercase().windows(18).any(|word| word == b"parentfilenamehint");
+    if names_parent {
+        return Err("it is a VMDK image with a parent, which could be any file of this host".to_owned());
+    }
+    Ok(())
 }
 
 /// The header is laid out in QEMU's `docs/interop/qcow2.txt`; all numbers are big-endian.

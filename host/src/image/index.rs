@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Digest;
 
-/// What was fetched from a source.
+/// What was fetched from a source, or made of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
     /// The source's URI, as it was given: for people.
@@ -20,6 +20,9 @@ pub(super) struct Entry {
     pub(super) stat: Option<Stat>,
     /// The checksum that it was found to have, as the source's definition says it.
     pub(super) verified: Option<String>,
+    /// The content that it was made from, for what was not fetched but unpacked or converted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<Digest>,
 }
 
 /// What changes when a file's content does.

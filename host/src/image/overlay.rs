@@ -1,12 +1,11 @@
 //! Machines' disks: qcow2 overlays on base images, by `qemu-img`.
 
-use std::{ffi::OsStr, process::Stdio, time::Duration};
+use std::{ffi::OsStr, fs::File, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
-use tokio::process::Command;
 
-use super::{Format, ImageError};
+use super::{Format, ImageError, format::inspect, qemu_img::qemu_img};
 
 /// How long `qemu-img` may take; what it is asked for here takes milliseconds.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,13 +56,21 @@ pub async fn create_overlay(
         // `qemu-img` would take `a:b` for a protocol and `-a` for an option.
         return Err(refused("both paths must be absolute"));
     }
+    if let Some(size) = size {
+        let held = virtual_size(base, base_format).map_err(|message| refused(&message))?;
+        if size < held {
+            return Err(refused(&format!(
+                "the image holds {held} bytes, so a disk of {size} bytes would cut it off"
+            )));
+        }
+    }
     let temporary = path.with_extension("partial");
     let mut arguments: Vec<&OsStr> =
         ["create", "-q", "-f", "qcow2", "-F", base_format.name()].map(OsStr::new).into();
     arguments.extend([OsStr::new("-b"), base.as_ref(), temporary.as_ref()]);
     let size = size.map(|size| size.to_string());
     arguments.extend(size.as_ref().map(OsStr::new));
-    let result = qemu_img(&arguments, operation).await;
+    let result = qemu_img(&arguments, LIMIT, operation).await;
     let renamed = match result {
         Ok(_) => tokio::fs::rename(&temporary, path).await.map_err(|error| refused(&error.to_string())),
         Err(error) => Err(error),
@@ -74,6 +81,15 @@ pub async fn create_overlay(
     renamed
 }
 
+/// What a guest sees of a base, in bytes.
+fn virtual_size(base: &Utf8Path, format: Format) -> Result<u64, String> {
+    let file = File::open(base).map_err(|error| error.to_string())?;
+    match format {
+        Format::Raw => file.metadata().map(|metadata| metadata.len()).map_err(|error| error.to_string()),
+        Format::Qcow2 => inspect(&file).map(|(_, size)| size),
+    }
+}
+
 /// Looks at a machine's disk, also while the machine runs. Only for disks that farmhand made: `qemu-img` trusts what is in
 /// them.
 ///
@@ -82,23 +98,9 @@ pub async fn create_overlay(
 pub async fn inspect_disk(path: &Utf8Path) -> Result<Disk, ImageError> {
     let operation = || format!("inspect {path}");
     let arguments = ["info", "--force-share", "-f", "qcow2", "--output=json"].map(OsStr::new);
-    let output = qemu_img(&[&arguments[..], &[path.as_ref()]].concat(), operation).await?;
+    let output = qemu_img(&[&arguments[..], &[path.as_ref()]].concat(), LIMIT, operation).await?;
     serde_json::from_slice(&output)
         .map_err(|error| ImageError::QemuImg { operation: operation(), message: error.to_string() })
-}
-
-async fn qemu_img(arguments: &[&OsStr], operation: impl Fn() -> String) -> Result<Vec<u8>, ImageError> {
-    let error = |message: String| ImageError::QemuImg { operation: operation(), message };
-    let run = Command::new("qemu-img").args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = tokio::time::timeout(LIMIT, run)
-        .await
-        .map_err(|_| error(format!("it took longer than {} s", LIMIT.as_secs())))?
-        .map_err(|failed| error(format!("it can't be run ({failed}): is QEMU installed?")))?;
-    if output.status.success() {
-        return Ok(output.stdout);
-    }
-    let words = String::from_utf8_lossy(&output.stderr);
-    Err(error(words.trim().trim_start_matches("qemu-img: ").to_owned()))
 }
 
 #[cfg(test)]
@@ -135,12 +137,17 @@ mod tests {
         };
         assert_eq!(inspect_disk(&disk).await.unwrap(), expected);
         let take = ["snapshot", "-c", "clean"].map(OsStr::new);
-        qemu_img(&[&take[..], &[disk.as_ref()]].concat(), || "take one".into()).await.unwrap();
+        qemu_img(&[&take[..], &[disk.as_ref()]].concat(), Duration::from_secs(60), || "take one".into())
+            .await
+            .unwrap();
         let taken = DiskSnapshot { name: "clean".into(), vm_state_size: 0 };
         assert_eq!(inspect_disk(&disk).await.unwrap().snapshots, [taken]);
 
         create_overlay(&base, Format::Raw, &disk, Some(5 << 30)).await.unwrap();
         assert_eq!(inspect_disk(&disk).await.unwrap().virtual_size, 5 << 30);
+
+        let smaller = create_overlay(&base, Format::Raw, &disk, Some(512)).await.unwrap_err().to_string();
+        assert!(smaller.contains("1048576 bytes") && smaller.contains("512 bytes"), "{smaller}");
     }
 
     #[tokio::test]

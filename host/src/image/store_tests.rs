@@ -7,17 +7,24 @@ use std::{
 use sha2::{Digest as _, Sha512};
 
 use super::*;
+use crate::{
+    farm::ImageFormat,
+    image::{Doing, Progress, download::Patience, note_bases},
+};
 
-struct Home {
+pub(super) struct Home {
     _folder: tempfile::TempDir,
     path: Utf8PathBuf,
-    store: Store,
+    pub(super) store: Store,
 }
 
-fn home() -> Home {
+pub(super) fn home() -> Home {
     let folder = tempfile::tempdir().unwrap();
     let path = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
-    Home { _folder: folder, store: Store::new(&Dirs::below(&path)), path }
+    let patience = Patience { first: Duration::from_millis(1), times: 3, silence: Duration::from_secs(1) };
+    let store =
+        Store { downloads: Arc::new(Downloads::with_patience(patience)), ..Store::new(&Dirs::below(&path)) };
+    Home { _folder: folder, store, path }
 }
 
 impl Home {
@@ -29,14 +36,14 @@ impl Home {
     }
 
     /// The names of the files in the store that are not about sources.
-    fn kept(&self) -> Vec<String> {
+    pub(super) fn kept(&self) -> Vec<String> {
         let files = self.store.root.read_dir_utf8().unwrap().map(|file| file.unwrap().file_name().to_owned());
         let mut files: Vec<_> = files.filter(|name| name != "sources").collect();
         files.sort();
         files
     }
 
-    fn partials(&self) -> usize {
+    pub(super) fn partials(&self) -> usize {
         let files = self.store.sources().read_dir_utf8().unwrap();
         files.filter(|file| file.as_ref().unwrap().path().extension() == Some("partial")).count()
     }
@@ -58,7 +65,8 @@ fn server(answer: Vec<u8>) -> Server {
             let mut stream = stream.unwrap();
             read_request(&mut stream);
             count.fetch_add(1, Ordering::SeqCst);
-            stream.write_all(&answer).unwrap();
+            // Who gives up early is not our concern.
+            let _ = stream.write_all(&answer);
         }
     });
     Server { uri, requests }
@@ -81,20 +89,28 @@ fn ok(body: &[u8]) -> Vec<u8> {
     answer
 }
 
-fn source(uri: &str) -> Source {
-    Source { uri: uri.to_owned(), checksum: None }
+pub(super) fn source(uri: &str) -> Source {
+    Source { uri: uri.to_owned(), checksum: None, steps: vec![] }
 }
 
-fn with_value(uri: &str, value: &str) -> Source {
-    Source { uri: uri.to_owned(), checksum: Some(Checksum::Value(value.parse().unwrap())) }
+pub(super) fn with_value(uri: &str, value: &str) -> Source {
+    Source { uri: uri.to_owned(), checksum: Some(Checksum::Value(value.parse().unwrap())), steps: vec![] }
 }
 
 fn with_file(uri: &str, file: &str) -> Source {
-    Source { uri: uri.to_owned(), checksum: Some(Checksum::File { uri: file.to_owned(), algorithm: None }) }
+    Source {
+        uri: uri.to_owned(),
+        checksum: Some(Checksum::File { uri: file.to_owned(), algorithm: None }),
+        steps: vec![],
+    }
 }
 
-fn quiet() -> ProgressFn {
+pub(super) fn quiet() -> ProgressFn {
     Arc::new(|_| ())
+}
+
+fn fetched_all(size: u64) -> Progress {
+    Progress { doing: Doing::Fetching, done: size, total: Some(size) }
 }
 
 /// A progress callback and what it was told last.
@@ -122,7 +138,7 @@ async fn a_local_file_is_copied_once_and_stays_as_it_is() {
     assert_eq!((image.format, image.virtual_size, image.digest), (Format::Raw, size, Digest::of(content())));
     assert_eq!(std::fs::read(&image.path).unwrap(), content());
     assert_eq!(std::fs::metadata(&image.path).unwrap().permissions().mode() & 0o777, 0o444);
-    assert_eq!(*last.lock().unwrap(), Some(Progress { done: size, total: Some(size) }));
+    assert_eq!(*last.lock().unwrap(), Some(fetched_all(size)));
     assert_eq!(home.store.known_digest(&source(&uri)), Some(image.digest));
 
     // Nothing is read the second time.
@@ -168,7 +184,7 @@ async fn a_download_is_kept_and_not_repeated() {
     assert_eq!(image.digest, Digest::of(content()));
     assert_eq!(std::fs::read(&image.path).unwrap(), content());
     let size = content().len() as u64;
-    assert_eq!(*last.lock().unwrap(), Some(Progress { done: size, total: Some(size) }));
+    assert_eq!(*last.lock().unwrap(), Some(fetched_all(size)));
     assert_eq!(home.store.known_digest(&source(&server.uri)), Some(image.digest));
     assert_eq!(home.store.ensure(&source(&server.uri), quiet()).await.unwrap(), image);
     assert_eq!(server.requests.load(Ordering::SeqCst), 1);
@@ -280,15 +296,15 @@ async fn what_a_killed_process_left_is_removed() {
     let fetched_now = source("http://127.0.0.1:1/fetched-by-another-process");
     home.store.make_folders().unwrap();
     for half in [&source(&uri), &other, &fetched_now] {
-        let partial = home.store.beside(half, "partial");
+        let partial = home.store.beside(&key(half), "partial");
         std::fs::write(&partial, "half").unwrap();
         std::fs::set_permissions(&partial, Permissions::from_mode(0o444)).unwrap();
     }
-    let lock = open_lock(&home.store.beside(&fetched_now, "lock")).unwrap();
+    let lock = open_lock(&home.store.beside(&key(&fetched_now), "lock")).unwrap();
     lock.lock().unwrap();
     assert_eq!(home.store.ensure_file(&source(&uri), quiet()).await.unwrap().digest, Digest::of("content"));
-    assert!(!home.store.beside(&other, "partial").exists());
-    assert!(home.store.beside(&fetched_now, "partial").exists());
+    assert!(!home.store.beside(&key(&other), "partial").exists());
+    assert!(home.store.beside(&key(&fetched_now), "partial").exists());
     assert_eq!(home.partials(), 1);
 }
 
@@ -349,4 +365,99 @@ async fn images_that_lead_to_other_files_are_refused() {
 fn qemu_img(arguments: &[&str]) {
     let output = std::process::Command::new("qemu-img").args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn steps_are_done_once_and_told_from_each_other() {
+    let home = home();
+    let disk = content();
+    let raw = home.file("disk.raw", &disk);
+    let vmdk = home.path.join("disk.vmdk");
+    qemu_img(&["convert", "-f", "raw", "-O", "vmdk", &raw, vmdk.as_str()]);
+    let convert = |to_format| ResourceStep::ImgConvert { from_format: None, to_format };
+    let with = |steps: Vec<ResourceStep>| Source { steps, ..source(vmdk.as_str()) };
+    let qcow2 = home.store.ensure(&with(vec![convert(ImageFormat::Qcow2)]), quiet()).await.unwrap();
+    assert_eq!((qcow2.format, qcow2.virtual_size), (Format::Qcow2, disk.len() as u64));
+    let back = home.store.ensure(&with(vec![convert(ImageFormat::Raw)]), quiet()).await.unwrap();
+    assert!(std::fs::read(&back.path).unwrap() == disk);
+    let both = with(vec![convert(ImageFormat::Qcow2), convert(ImageFormat::Raw)]);
+    assert_eq!(home.store.ensure(&both, quiet()).await.unwrap().digest, back.digest);
+    // What came in between is not needed any more.
+    let (progress, last) = watched();
+    std::fs::remove_file(&qcow2.path).unwrap();
+    home.store.ensure(&both, progress).await.unwrap();
+    assert_eq!(*last.lock().unwrap(), None, "nothing is done again");
+    assert_eq!(home.store.known_digest(&both), Some(back.digest));
+    assert_eq!(home.partials(), 0);
+}
+
+#[tokio::test]
+async fn images_that_would_lead_a_conversion_to_other_files_are_refused() {
+    let home = home();
+    let secret = home.file("secret", &vec![1; 1 << 20]);
+    let overlay = home.path.join("overlay.qcow2");
+    crate::image::create_overlay(Utf8Path::new(&secret), Format::Raw, &overlay, None).await.unwrap();
+    let flat = home.path.join("flat.vmdk");
+    qemu_img(&[
+        "convert",
+        "-O",
+        "vmdk",
+        "-o",
+        "subformat=monolithicFlat",
+        "-f",
+        "raw",
+        &secret,
+        flat.as_str(),
+    ]);
+    let child = home.path.join("child.vmdk");
+    let parent = home.path.join("parent.vmdk");
+    qemu_img(&["convert", "-f", "raw", "-O", "vmdk", &secret, parent.as_str()]);
+    qemu_img(&["create", "-q", "-f", "vmdk", "-b", parent.as_str(), "-F", "vmdk", child.as_str()]);
+    for (image, why) in [(overlay, "backing file"), (flat, "VMDK"), (child, "parent")] {
+        let step = ResourceStep::ImgConvert { from_format: None, to_format: ImageFormat::Raw };
+        let source = Source { steps: vec![step], ..source(image.as_str()) };
+        let message = home.store.ensure(&source, quiet()).await.unwrap_err().to_string();
+        assert!(message.contains(why), "{message}");
+        assert_eq!(home.partials(), 0);
+    }
+}
+
+#[tokio::test]
+async fn prune_leaves_what_machines_stand_on() {
+    let home = home();
+    let machines = home.path.join("machines");
+    let [needed, other] =
+        [("needed", b"one"), ("other", b"two")].map(|(name, content)| home.file(name, content));
+    let needed = home.store.ensure_file(&source(&needed), quiet()).await.unwrap();
+    let other = home.store.ensure_file(&source(&other), quiet()).await.unwrap();
+    std::fs::create_dir_all(machines.join("debian")).unwrap();
+    std::fs::create_dir_all(machines.join("just-begun")).unwrap();
+    note_bases(&machines.join("debian"), &[needed.digest]).unwrap();
+    let listed = home.store.list(&machines).unwrap();
+    let users = |digest| listed.iter().find(|listed| listed.digest == digest).unwrap().machines.clone();
+    assert_eq!((users(needed.digest), users(other.digest)), (vec!["debian".to_owned()], vec![]));
+
+    let hold = home.store.hold().await.unwrap();
+    assert!(
+        matches!(home.store.prune(&machines, false), Err(ImageError::InUse)),
+        "a run may be about to use it"
+    );
+    drop(hold);
+    assert_eq!(home.store.prune(&machines, true).unwrap().len(), 1);
+    assert!(other.path.exists(), "it is only told");
+    let gone = home.store.prune(&machines, false).unwrap();
+    assert_eq!(gone.iter().map(|listed| listed.digest).collect::<Vec<_>>(), [other.digest]);
+    assert!(needed.path.exists() && !other.path.exists());
+    assert_eq!(
+        std::fs::read_dir(home.store.sources())
+            .unwrap()
+            .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "json"))
+            .count(),
+        1
+    );
+
+    // A machine of which nobody knows what it needs.
+    std::fs::write(machines.join("just-begun/disk0.qcow2"), "disk").unwrap();
+    let message = home.store.prune(&machines, false).unwrap_err().to_string();
+    assert!(message.contains("just-begun"), "{message}");
 }

@@ -1,4 +1,4 @@
-use indexmap::IndexMap;
+use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -14,6 +14,9 @@ pub struct Origin {
     pub shape: Digest,
     /// Digests of its images, kernel and initrd. `None` while one has not been fetched.
     pub resources: IndexMap<String, Option<Digest>>,
+    /// Digests of what is done to them, and at its first boot; see [`Machine::preparation`](crate::farm::Machine::preparation).
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub preparation: IndexMap<String, Digest>,
 }
 
 impl Origin {
@@ -21,6 +24,16 @@ impl Origin {
     pub(super) fn difference(&self, wanted: &Self) -> Option<String> {
         if self.shape != wanted.shape {
             return Some("its hardware changed (the domain XML that its definition gives)".to_owned());
+        }
+        let names = self.preparation.keys().chain(wanted.preparation.keys());
+        let prepared: IndexSet<_> =
+            names.filter(|name| self.preparation.get(*name) != wanted.preparation.get(*name)).collect();
+        if !prepared.is_empty() {
+            let changed = prepared.iter().map(|name| match name.as_str() {
+                "first boot" => "what it is told at its first boot changed".to_owned(),
+                name => format!("how its {name} is prepared changed"),
+            });
+            return Some(changed.collect::<Vec<_>>().join(", "));
         }
         let changed: Vec<_> = wanted
             .resources

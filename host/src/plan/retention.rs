@@ -82,7 +82,8 @@ mod tests {
     };
 
     fn description() -> String {
-        let origin = Origin { shape: Digest::of(""), resources: IndexMap::new() };
+        let origin =
+            Origin { shape: Digest::of(""), resources: IndexMap::new(), preparation: IndexMap::new() };
         let record = CheckpointRecord { key: Digest::of("k"), parent: None, inputs: Inputs::Origin(origin) };
         record.to_description()
     }

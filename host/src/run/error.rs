@@ -80,6 +80,16 @@ pub enum RunError {
     /// What changed since the run was planned can't be planned for.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The machine answers, but something that it needs before it can be worked on did not happen.
+    #[error("the machine is not ready: {requirement} {problem}")]
+    NotReady {
+        /// What was waited for, e.g. `cloud-init`.
+        requirement: &'static str,
+        /// What is wrong with it, e.g. `did not finish within 120 s`.
+        problem: String,
+        /// What to do about it.
+        hint: String,
+    },
     /// A bug in farmhand.
     #[error("farmhand itself failed, please report it: {0}")]
     Panic(String),
@@ -91,7 +101,13 @@ impl RunError {
         Some(match self {
             Self::NoAnswer { .. } => {
                 format!(
-                    "look at its console: virsh console '{machine}'; `connection_timeout` in farm.yaml says how long to wait"
+                    "look at its console: farmhand console '{machine}'; `connection_timeout` in farm.yaml says how long to wait"
+                )
+            }
+            Self::NotReady { hint, .. } => hint.clone(),
+            Self::Guest(GuestError::Unreachable { .. }) => {
+                format!(
+                    "look at its console: farmhand console '{machine}'; a guest without network or SSH server can be reached through its guest agent: vm.metadata.transport: agent"
                 )
             }
             Self::Guest(GuestError::LoginRefused { .. }) => {

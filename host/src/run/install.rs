@@ -30,9 +30,11 @@ pub(super) async fn install(site: &Site, job: &mut MachineJob) -> Result<(), Run
     inputs.disks = disks;
     inputs.kernel = fetched.get("kernel").map(|file| file.path.clone());
     inputs.initrd = fetched.get("initrd").map(|file| file.path.clone());
+    let seed = site.storage.create_seed(machine).await?;
+    inputs.seed = seed.as_ref().map(|seed| seed.path.clone());
     let metadata = DomainMetadata {
         origin: serde_json::to_value(&job.wanted.origin).unwrap_or_default(),
-        ssh_host_key: None,
+        ssh_host_key: seed.map(|seed| seed.host_key),
     };
 
     inputs.ssh_port = site.ports.give(name)?;
@@ -71,7 +73,8 @@ pub fn domain_inputs(machine: &Machine, placed: &Placed, login_key: Option<&str>
         disks: machine.disks.iter().map(|_| "".into()).collect(),
         kernel: machine.kernel.as_ref().map(|_| "".into()),
         initrd: machine.kernel.as_ref().and_then(|kernel| kernel.initrd.as_ref()).map(|_| "".into()),
+        seed: machine.first_boot().map(|_| "".into()),
         ssh_port: 0,
-        login_key: login_key.filter(|_| machine.needs_login_key()).map(str::to_owned),
+        login_key: login_key.filter(|_| machine.takes_key_from_firmware()).map(str::to_owned),
     }
 }

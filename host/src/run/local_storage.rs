@@ -3,46 +3,127 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
 use indexmap::IndexMap;
+use tokio::sync::OnceCell;
 
-use super::storage::{Fetched, ProgressInWords, Storage, StorageError};
+use super::{
+    first_boot,
+    storage::{Fetched, ProgressInWords, Seed, Storage, StorageError},
+};
 use crate::{
-    base::Digest,
-    farm::{Machine, Resource, disk_name},
-    image::{ImageError, Progress, Source, Store, create_overlay},
+    base::{Checksum, ChecksumValue, Digest, Dirs},
+    farm::{Lock, LockedImage, Machine, Resource, disk_name},
+    image::{self, Hold, ImageError, Meter, Progress, Source, Store, create_overlay},
 };
 
 /// Images in the user's cache and disks in the user's data folder, for a hypervisor on this host.
 pub struct LocalStorage {
     store: Store,
     machines: Utf8PathBuf,
+    /// The private half of farmhand's own login key.
+    login_key: Utf8PathBuf,
+    /// The farm's folder, with what is pinned.
+    farm: Utf8PathBuf,
+    /// Whether images without a checksum are taken as they are now.
+    accept: bool,
+    /// Keeps images from being pruned that were fetched for a machine which does not stand on them yet.
+    hold: OnceCell<Hold>,
 }
 
 impl LocalStorage {
-    /// `machines` is the folder that holds a folder for each machine.
-    pub fn new(store: Store, machines: Utf8PathBuf) -> Self {
-        Self { store, machines }
+    /// Storage in farmhand's folders, for the farm in that folder.
+    pub fn new(dirs: &Dirs, farm: Utf8PathBuf) -> Self {
+        Self {
+            store: Store::new(dirs),
+            machines: dirs.machines(),
+            login_key: dirs.login_key(),
+            farm,
+            accept: false,
+            hold: OnceCell::new(),
+        }
+    }
+
+    /// The same, but images without a checksum are fetched anew, and pinned as they are.
+    pub fn accepting(self) -> Self {
+        Self { accept: true, ..self }
     }
 
     fn folder(&self, machine: &str) -> Utf8PathBuf {
         self.machines.join(machine)
+    }
+
+    /// Where a file comes from, and what it must be: what the definition says, else what was pinned.
+    fn source(resource: &Resource, pins: &Lock) -> Source {
+        let pinned = || {
+            let pin = pins.images.get(&resource.uri).filter(|_| is_pinned(resource))?;
+            Some(Checksum::Value(ChecksumValue::of_hex(&pin.digest.hex())?))
+        };
+        let checksum = resource.checksum.clone().or_else(pinned);
+        Source { uri: resource.uri.clone(), checksum, steps: resource.steps.clone() }
+    }
+
+    /// What is pinned, for those who only want to know: that it can't be read is told when an image is fetched.
+    fn pins(&self) -> Lock {
+        Lock::read(&self.farm).unwrap_or_default()
+    }
+
+    async fn fetch_one(
+        &self,
+        name: &str,
+        resource: &Resource,
+        progress: &ProgressInWords,
+    ) -> Result<Fetched, StorageError> {
+        let pins = Lock::read(&self.farm).map_err(|problem| StorageError::Pins(Box::new(problem)))?;
+        let is_pinned = is_pinned(resource);
+        let mut source = Self::source(resource, &pins);
+        if is_pinned && self.accept {
+            source.checksum = None;
+            self.store.forget(&source);
+        }
+        let failed = |error: ImageError| match (error, pins.images.get(&resource.uri)) {
+            (ImageError::Mismatch { uri, found, .. }, Some(pin)) if is_pinned => {
+                StorageError::Changed { name: name.to_owned(), uri, pinned: pin.digest.hex(), found }
+            }
+            (error, _) => StorageError::Fetch { name: name.to_owned(), source: Box::new(error) },
+        };
+        let (report, meter) = (progress.clone(), Meter::new(name));
+        let progress = Arc::new(move |progress: Progress| {
+            meter.words(progress).into_iter().for_each(|words| report(words))
+        });
+        // A disk image must stand on its own; a kernel is just a file.
+        let file = if name.starts_with("disk") {
+            let image = self.store.ensure(&source, progress).await.map_err(failed)?;
+            Fetched { path: image.path, digest: image.digest, format: Some(image.format) }
+        } else {
+            let file = self.store.ensure_file(&source, progress).await.map_err(failed)?;
+            Fetched { path: file.path, digest: file.digest, format: None }
+        };
+        if is_pinned && let Some(digest) = self.store.origin_digest(&source) {
+            let pin = |lock: &mut Lock| {
+                lock.images.insert(resource.uri.clone(), LockedImage { digest });
+            };
+            Lock::update(&self.farm, pin).map_err(|problem| StorageError::Pins(Box::new(problem)))?;
+        }
+        Ok(file)
     }
 }
 
 #[async_trait]
 impl Storage for LocalStorage {
     fn known(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
-        let known = |resource: &Resource| self.store.known_digest(&source(resource));
+        let pins = self.pins();
+        let known = |resource: &Resource| self.store.known_digest(&Self::source(resource, &pins));
         machine.resources().into_iter().map(|(name, resource)| (name, known(resource))).collect()
     }
 
     async fn identify(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
-        let mut digests = self.known(machine);
+        let (mut digests, pins) = (self.known(machine), self.pins());
         for (name, resource) in machine.resources() {
             if Utf8Path::new(&resource.uri).is_file()
                 && let Some(unknown @ None) = digests.get_mut(&name)
             {
                 // A file that can't be read, or is not what it should be, says so when it is fetched.
-                let read = self.store.ensure_file(&source(resource), Arc::new(|_: Progress| {})).await;
+                let read =
+                    self.store.ensure_file(&Self::source(resource, &pins), Arc::new(|_: Progress| {})).await;
                 *unknown = read.ok().map(|file| file.digest);
             }
         }
@@ -54,24 +135,11 @@ impl Storage for LocalStorage {
         machine: &Machine,
         progress: ProgressInWords,
     ) -> Result<IndexMap<String, Fetched>, StorageError> {
+        let hold = self.hold.get_or_try_init(|| self.store.hold()).await;
+        hold.map_err(|source| StorageError::Fetch { name: "images".to_owned(), source: Box::new(source) })?;
         let mut fetched = IndexMap::new();
         for (name, resource) in machine.resources() {
-            let failed =
-                |source: ImageError| StorageError::Fetch { name: name.clone(), source: Box::new(source) };
-            if !resource.steps.is_empty() || resource.setup.is_some() {
-                return Err(StorageError::Steps { name });
-            }
-            let source = source(resource);
-            let (report, what) = (progress.clone(), name.clone());
-            let progress = Arc::new(move |progress: Progress| report(in_words(&what, progress)));
-            // A disk image must stand on its own; a kernel is just a file.
-            let file = if name.starts_with("disk") {
-                let image = self.store.ensure(&source, progress).await.map_err(failed)?;
-                Fetched { path: image.path, digest: image.digest, format: Some(image.format) }
-            } else {
-                let file = self.store.ensure_file(&source, progress).await.map_err(failed)?;
-                Fetched { path: file.path, digest: file.digest, format: None }
-            };
+            let file = self.fetch_one(&name, resource, &progress).await?;
             fetched.insert(name, file);
         }
         Ok(fetched)
@@ -86,18 +154,35 @@ impl Storage for LocalStorage {
         let folder = self.folder(&machine.name);
         let made = tokio::fs::create_dir_all(&folder).await;
         made.map_err(|source| StorageError::Folder { path: folder.clone(), source })?;
+        // Before its disks: what a machine stands on is never pruned.
+        let digests: Vec<_> = fetched.values().map(|file| file.digest).collect();
+        image::note_bases(&folder, &digests)
+            .map_err(|source| StorageError::Folder { path: folder.clone(), source })?;
         let mut disks = Vec::new();
-        for index in 0..machine.disks.len() {
+        for (index, disk) in machine.disks.iter().enumerate() {
             let path = folder.join(format!("disk{index}.qcow2"));
             let Some(Fetched { path: base, format: Some(format), .. }) = fetched.get(&disk_name(index))
             else {
                 continue;
             };
-            let made = create_overlay(base, *format, &path, None).await;
+            let made = create_overlay(base, *format, &path, disk.size.map(|size| size.get())).await;
             made.map_err(|source| StorageError::Disk { path: path.clone(), source: Box::new(source) })?;
             disks.push(path);
         }
         Ok(disks)
+    }
+
+    async fn create_seed(&self, machine: &Machine) -> Result<Option<Seed>, StorageError> {
+        let Some(first_boot) = machine.first_boot() else { return Ok(None) };
+        let path = self.folder(&machine.name).join("seed.iso");
+        let (first_boot, login_key, file) = (first_boot.clone(), self.login_key.clone(), path.clone());
+        // Hashing passwords takes a while.
+        let made =
+            tokio::task::spawn_blocking(move || first_boot::write_seed(&first_boot, &login_key, &file)).await;
+        match made.map_err(Into::into).flatten() {
+            Ok(host_key) => Ok(Some(Seed { path, host_key })),
+            Err(source) => Err(StorageError::Seed { path, source }),
+        }
     }
 
     async fn remove_disks(&self, machine: &str) -> Result<(), StorageError> {
@@ -111,15 +196,8 @@ impl Storage for LocalStorage {
     }
 }
 
-fn source(resource: &Resource) -> Source {
-    Source { uri: resource.uri.clone(), checksum: resource.checksum.clone() }
-}
-
-/// How far a fetch is: `disk 0: 40 of 120 MB`.
-fn in_words(what: &str, progress: Progress) -> String {
-    let megabytes = |bytes: u64| bytes / 1_000_000;
-    match progress.total {
-        Some(total) => format!("{what}: {} of {} MB", megabytes(progress.done), megabytes(total)),
-        None => format!("{what}: {} MB", megabytes(progress.done)),
-    }
+/// Whether a file is pinned when it is first used: when it comes from elsewhere, and nothing is said about what it must be. A
+/// file of this host is its user's own: that it changed is seen, and the machine is installed anew.
+fn is_pinned(resource: &Resource) -> bool {
+    resource.checksum.is_none() && !resource.uri.starts_with('/')
 }

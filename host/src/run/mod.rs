@@ -3,6 +3,7 @@
 mod error;
 mod event;
 mod existing;
+mod first_boot;
 mod id;
 mod install;
 mod journal;
@@ -34,9 +35,9 @@ pub use journal::{Entry, Journal, JournalError, Leftover, Stage};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, Locks, Notice};
 pub use ports::Ports;
-pub use ready::{reach, synchronize_clock};
+pub use ready::{endpoint, reach, synchronize_clock};
 pub use rehearsal::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep, rehearse};
-pub use storage::{Fetched, ProgressInWords, Storage, StorageError};
+pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};
 
 use crate::{
     base::{Checkpoint, Login},

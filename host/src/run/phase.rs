@@ -101,10 +101,7 @@ fn call(
         secrets: step.secrets.clone(),
         limits: step.limits.clone(),
         artifacts: artifacts.map(|store| Arc::new(store) as Arc<dyn ArtifactStore>),
-        record: site
-            .record
-            .as_ref()
-            .map(|folder| folder.join(&machine.name).join(format!("{file}.json"))),
+        record: site.record.as_ref().map(|folder| folder.join(&machine.name).join(format!("{file}.json"))),
         probes: Some(place.probes.clone()),
         timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),
     }

@@ -5,7 +5,7 @@ use camino::Utf8PathBuf;
 use indexmap::IndexMap;
 
 use crate::{
-    base::Digest,
+    base::{Digest, Problem},
     farm::Machine,
     image::{Format, ImageError},
 };
@@ -19,6 +19,15 @@ pub struct Fetched {
     pub digest: Digest,
     /// Its format, if it is a disk image.
     pub format: Option<Format>,
+}
+
+/// What a machine's first boot is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// The image that holds it.
+    pub path: Utf8PathBuf,
+    /// The SSH host key that the guest gets, in OpenSSH's one-line form.
+    pub host_key: String,
 }
 
 /// Is told what goes on.
@@ -48,7 +57,10 @@ pub trait Storage: Send + Sync {
         fetched: &IndexMap<String, Fetched>,
     ) -> Result<Vec<Utf8PathBuf>, StorageError>;
 
-    /// Removes a machine's disks. Does nothing when there are none.
+    /// Makes the seed of a machine's first boot, beside its disks; nothing for a machine without cloud-init.
+    async fn create_seed(&self, machine: &Machine) -> Result<Option<Seed>, StorageError>;
+
+    /// Removes a machine's disks and its seed. Does nothing when there are none.
     async fn remove_disks(&self, machine: &str) -> Result<(), StorageError>;
 }
 
@@ -64,14 +76,23 @@ pub enum StorageError {
         /// Why.
         source: Box<ImageError>,
     },
-    /// What the definition does to a file can't be done.
+    /// An image is not what it was when it was pinned.
     #[error(
-        "can't prepare its {name}: unpacking, converting and setting up images is not done yet; give an image that is ready"
+        "its {name} has changed: {uri} had the SHA-256 digest {pinned} when it was first used, and has {found} now; nothing of it was kept. If that is as it should be, accept it: farmhand image pull --accept"
     )]
-    Steps {
+    Changed {
         /// Which: its name in [`Machine::resources`].
         name: String,
+        /// Where it comes from.
+        uri: String,
+        /// The digest that was pinned.
+        pinned: String,
+        /// The digest that it has now.
+        found: String,
     },
+    /// What is pinned can't be read or written.
+    #[error(transparent)]
+    Pins(Box<Problem>),
     /// A disk can't be made.
     #[error("can't make the disk {path}")]
     Disk {
@@ -79,6 +100,14 @@ pub enum StorageError {
         path: Utf8PathBuf,
         /// Why.
         source: Box<ImageError>,
+    },
+    /// The seed of the first boot can't be made.
+    #[error("can't make the seed of its first boot, {path}")]
+    Seed {
+        /// Its file.
+        path: Utf8PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The machine's folder can't be made or removed.
     #[error("can't prepare the folder {path}")]

@@ -53,58 +53,75 @@ modules_for "${boot_modules[@]}" | while read -r file; do
 done >"$initrd/modules/order"
 (cd "$initrd" && find . | LC_ALL=C sort | bsdcpio -o -H newc --quiet) | gzip -1 >"$out/initrd.img"
 
-### Debian
+# prepare: what all roots have in common.
+prepare() {
+    modules_for "${guest_modules[@]}" | while read -r file; do
+        install -D -m 644 "$file" "$root/usr/lib/modules/${file#*/lib/modules/}"
+    done
+    cp "$kernel_root/lib/modules/$release"/modules.{builtin,builtin.modinfo,order} "$root/usr/lib/modules/$release/"
+    depmod --basedir "$root/usr" "$release" 2>/dev/null || depmod --basedir "$root" "$release"
+
+    cp -r --no-preserve=ownership "$here/root/." "$root/"
+    # Each machine makes its own identity: farmhand tells machines apart by it.
+    rm -f "$root"/etc/ssh/ssh_host_*
+    : >"$root/etc/machine-id"
+    rm -f "$root/var/lib/dbus/machine-id"
+    echo debian >"$root/etc/hostname"
+    printf '127.0.0.1 localhost debian arch\n' >"$root/etc/hosts"
+    ln -sf /run/resolv.conf "$root/etc/resolv.conf"
+
+    # What a test machine does not need: everything here costs an emulated boot a part of a second.
+    local units=$root/etc/systemd/system
+    local unit generator mask=(
+        # maintenance
+        apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service
+        fstrim.timer systemd-tmpfiles-clean.timer systemd-firstboot.service systemd-sysusers.service
+        systemd-update-done.service systemd-hwdb-update.service systemd-journal-catalog-update.service
+        systemd-journal-flush.service systemd-pstore.service
+        # consoles
+        getty.target serial-getty@ttyS0.service console-getty.service
+        systemd-ask-password-console.path systemd-ask-password-wall.path systemd-initctl.socket
+        systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-user-sessions.service
+        # devices and file systems
+        dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount
+        sys-fs-fuse-connections.mount sys-kernel-config.mount proc-sys-fs-binfmt_misc.automount
+        cryptsetup.target integritysetup.target veritysetup.target remote-fs.target
+        kmod-static-nodes.service systemd-modules-load.service modprobe@configfs.service
+        modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service
+        modprobe@loop.service
+        # network
+        systemd-networkd-wait-online.service systemd-network-generator.service
+    )
+    for unit in "${mask[@]}"; do ln -sf /dev/null "$units/$unit"; done
+    mkdir -p "$root/etc/systemd/system-generators"
+    for generator in cryptsetup getty gpt-auto hibernate-resume integritysetup rc-local run system-update sysv veritysetup; do
+        ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
+    done
+    mkdir -p "$units/systemd-networkd.service.wants"
+    ln -s ../resolv-conf.service "$units/systemd-networkd.service.wants/"
+    # Without systemd-user-sessions nothing would take this barrier to logins away again.
+    ln -s /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
+    # The message of the day runs a script at every login.
+    sed -i '/pam_motd/d' "$root/etc/pam.d/sshd" "$root/etc/pam.d/login"
+}
+
+### Debian with cloud-init
 mkdir "$root"
 tar -C "$root" -xpf "$work/root.tar" --numeric-owner --exclude=./debs --exclude='./dev/*'
-modules_for "${guest_modules[@]}" | while read -r file; do
-    install -D -m 644 "$file" "$root/usr/lib/modules/${file#*/lib/modules/}"
-done
-cp "$kernel_root/lib/modules/$release"/modules.{builtin,builtin.modinfo,order} "$root/usr/lib/modules/$release/"
-depmod --basedir "$root/usr" "$release" 2>/dev/null || depmod --basedir "$root" "$release"
+prepare
+# cloud-init brings the host keys, and says who may log in and how.
+rm "$root/etc/systemd/system/ssh-host-key.service"
+sed -i '/ssh-host-key/d' "$root/etc/systemd/system/ssh.service"
+sed -i '/^\(PasswordAuthentication\|PermitRootLogin\) /d' "$root/etc/ssh/sshd_config.d/testbed.conf"
+# The root holds no locales, so that none can be made.
+echo 'locale: false' >"$root/etc/cloud/cloud.cfg.d/90_testbed.cfg"
+make_image Debian-cloud
+rm -rf "$root"
 
-cp -r --no-preserve=ownership "$here/root/." "$root/"
-# Each machine makes its own identity: farmhand tells machines apart by it.
-rm -f "$root"/etc/ssh/ssh_host_*
-: >"$root/etc/machine-id"
-rm -f "$root/var/lib/dbus/machine-id"
-echo debian >"$root/etc/hostname"
-printf '127.0.0.1 localhost debian arch\n' >"$root/etc/hosts"
-ln -sf /run/resolv.conf "$root/etc/resolv.conf"
-
-# What a test machine does not need: everything here costs an emulated boot a part of a second.
-units=$root/etc/systemd/system
-mask=(
-    # maintenance
-    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service
-    fstrim.timer systemd-tmpfiles-clean.timer systemd-firstboot.service systemd-sysusers.service
-    systemd-update-done.service systemd-hwdb-update.service systemd-journal-catalog-update.service
-    systemd-journal-flush.service systemd-pstore.service
-    # consoles
-    getty.target serial-getty@ttyS0.service console-getty.service
-    systemd-ask-password-console.path systemd-ask-password-wall.path systemd-initctl.socket
-    systemd-update-utmp.service systemd-update-utmp-runlevel.service systemd-user-sessions.service
-    # devices and file systems
-    dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount
-    sys-fs-fuse-connections.mount sys-kernel-config.mount proc-sys-fs-binfmt_misc.automount
-    cryptsetup.target integritysetup.target veritysetup.target remote-fs.target
-    kmod-static-nodes.service systemd-modules-load.service modprobe@configfs.service
-    modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service
-    modprobe@loop.service
-    # network
-    systemd-networkd-wait-online.service systemd-network-generator.service
-)
-for unit in "${mask[@]}"; do ln -sf /dev/null "$units/$unit"; done
-mkdir -p "$root/etc/systemd/system-generators"
-for generator in cryptsetup getty gpt-auto hibernate-resume integritysetup rc-local run system-update sysv veritysetup; do
-    ln -s /dev/null "$root/etc/systemd/system-generators/systemd-$generator-generator"
-done
-mkdir -p "$units/systemd-networkd.service.wants"
-ln -s ../resolv-conf.service "$units/systemd-networkd.service.wants/"
-# Without systemd-user-sessions nothing would take this barrier to logins away again.
-ln -s /dev/null "$root/etc/tmpfiles.d/systemd-nologin.conf"
-# The message of the day runs a script at every login.
-sed -i '/pam_motd/d' "$root/etc/pam.d/sshd" "$root/etc/pam.d/login"
-
+### Debian
+mkdir "$root"
+tar -C "$root" -xpf "$work/debs/debian.tar" --numeric-owner
+prepare
 make_image debian_vs
 
 ### The stand-in for Arch Linux: the same root under another name

@@ -20,6 +20,7 @@ fetch() {
 fetch arch pacman-package-manager sudo
 fetch repack wget curl tree
 fetch kernel linux-image-cloud-amd64 busybox-static
+fetch cloud cloud-init sudo
 
 # What the tests install lies in the image too: they need neither the mirror nor a name server.
 # This source comes first, so that apt takes a package from here that the mirror also has.
@@ -34,3 +35,16 @@ rm "$root/tmp/only.list"
 
 # A guest under emulation needs many seconds to build this cache from the index.
 chroot "$root" apt-cache -q gencaches >/dev/null
+
+# So far this is the Debian that the other images are made from. The rest makes it like a distribution's image for clouds:
+# nobody can log in until cloud-init has made the users that its seed names.
+tar -C "$root" --numeric-owner --exclude=./debs --exclude='./dev/*' --exclude='./proc/*' --exclude='./sys/*' \
+    -cf "$root/debs/debian.tar" .
+APT_CONFIG=$MMDEBSTRAP_APT_CONFIG DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
+    -o Dir::Cache::archives="$root/debs/cloud" -o DPkg::Chroot-Directory="$root" \
+    install cloud-init sudo >"$root/debs/cloud.log" 2>&1 || {
+    cat "$root/debs/cloud.log" >&2
+    exit 1
+}
+chroot "$root" userdel --remove tester 2>/dev/null
+chroot "$root" passwd --quiet --lock root

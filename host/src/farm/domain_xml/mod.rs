@@ -113,6 +113,8 @@ pub struct DomainInputs {
     pub kernel: Option<Utf8PathBuf>,
     /// The initial RAM disk's file.
     pub initrd: Option<Utf8PathBuf>,
+    /// The seed of the first boot, if the guest has cloud-init.
+    pub seed: Option<Utf8PathBuf>,
     /// The port on loopback that leads to the guest's port 22.
     pub ssh_port: u16,
     /// The public half of farmhand's login key in OpenSSH's one-line form, if it must be put into the guest.
@@ -137,8 +139,9 @@ impl DomainInputs {
                 .as_ref()
                 .and_then(|kernel| kernel.initrd.as_ref())
                 .map(|_| "/initrd".into()),
+            seed: machine.first_boot().map(|_| "/seed".into()),
             ssh_port: 22,
-            login_key: machine.needs_login_key().then(|| "key".to_owned()),
+            login_key: machine.takes_key_from_firmware().then(|| "key".to_owned()),
         }
     }
 
@@ -149,6 +152,7 @@ impl DomainInputs {
             disks: (0..self.disks.len()).map(|index| format!("/disk{index}").into()).collect(),
             kernel: self.kernel.as_ref().map(|_| "/kernel".into()),
             initrd: self.initrd.as_ref().map(|_| "/initrd".into()),
+            seed: self.seed.as_ref().map(|_| "/seed".into()),
             ssh_port: 22,
             login_key: self.login_key.as_ref().map(|_| "key".to_owned()),
             ..self.clone()

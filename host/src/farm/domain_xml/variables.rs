@@ -34,6 +34,7 @@ pub(super) fn domain(machine: &Machine, inputs: &DomainInputs) -> Value {
         "disks": disks,
         "scsi": machine.disks.iter().any(|disk| disk.bus == DiskBus::Scsi),
         "kernel": kernel,
+        "seed": inputs.seed,
         "mac": machine.mac(),
         "net": network(machine, inputs),
         "ssh_port": inputs.ssh_port,

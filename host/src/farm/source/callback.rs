@@ -274,7 +274,8 @@ fn setup_image(setup: SetupImage, place: &[Key], root: &Utf8Path, files: &mut Fi
     Ok(())
 }
 
-fn is_plain_name(name: &str) -> bool {
+/// Whether it can be a user's or a host's name.
+pub(in crate::farm) fn is_plain_name(name: &str) -> bool {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     (1..=64).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(fine)
 }

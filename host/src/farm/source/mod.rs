@@ -15,6 +15,7 @@ use camino::Utf8Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+pub(super) use callback::is_plain_name;
 pub use resource::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
 
 use self::files::Files;

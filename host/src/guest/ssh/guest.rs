@@ -15,14 +15,13 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     client::{Client, Notes},
-    files,
     running::Running,
     script::Invocation,
     stream::KeepOpen,
 };
 use crate::{
     base::Login,
-    guest::{Command, Exit, Guest, GuestError, OutputSink},
+    guest::{Command, Exit, Guest, GuestError, OutputSink, files},
 };
 
 /// So many commands run at once; more wait. OpenSSH's server allows 10 channels (`MaxSessions`); the rest are for ending

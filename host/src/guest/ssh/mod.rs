@@ -6,16 +6,14 @@
 //! | `script` | what is sent for a command |
 //! | `preface` | tells a command's own output from what comes before it |
 //! | `running` | a command that runs: its streams, its end, and how it is ended |
-//! | `files` | files, by commands |
 
 mod client;
 mod connector;
-mod files;
 mod guest;
 mod login;
 mod preface;
 mod running;
-mod script;
+pub(super) mod script;
 mod stream;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     base::{Become, BecomeMethod, Login, Secret},
-    guest::{Command, GuestError},
+    guest::{Command, GuestError, files::as_path},
 };
 
 /// The longest line, in bytes, that is sent for a command.
@@ -133,13 +133,8 @@ fn line(command: &Command, login: &Login) -> Result<String, GuestError> {
     Ok(line)
 }
 
-/// A path that no program takes for an option or for its standard input.
-pub(super) fn as_path(path: &str) -> String {
-    if path.starts_with('/') { path.to_owned() } else { format!("./{path}") }
-}
-
 /// A word quoted for a POSIX shell.
-fn quote(text: &str) -> String {
+pub(in crate::guest) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 

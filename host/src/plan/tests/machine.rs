@@ -27,7 +27,7 @@ fn step(packages: &[&str]) -> StepInputs {
 
 fn wanted() -> Wanted {
     let resources = IndexMap::from([("disk 0".to_owned(), Some(Digest::of("image")))]);
-    let origin = Origin { shape: Digest::of("shape"), resources };
+    let origin = Origin { shape: Digest::of("shape"), resources, preparation: IndexMap::new() };
     Wanted {
         origin,
         phases: [vec![step(&["curl"])], vec![step(&["git"])], vec![step(&["make"])], vec![step(&[])]],
@@ -173,6 +173,25 @@ fn changed_image_or_hardware_installs_anew() {
             !operations.iter().any(|operation| operation.starts_with("discard")),
             "installing removes them all"
         );
+    }
+}
+
+#[test]
+fn changed_preparation_installs_anew_also_where_its_result_is_not_known() {
+    let existing = existing(&wanted(), &Checkpoint::ALL);
+    for (name, reason) in [
+        ("disk 0", "how its disk 0 is prepared changed"),
+        ("first boot", "what it is told at its first boot changed"),
+    ] {
+        let mut changed = wanted();
+        changed.origin.preparation.insert(name.to_owned(), Digest::of("unarchive"));
+        changed.origin.resources["disk 0"] = None;
+        let plan = plan("m", &project(), &changed, Some(&existing), &all()).unwrap();
+        assert_eq!(
+            (plan.operations[0].operation, plan.operations[0].reason.as_str()),
+            (Operation::Install, reason)
+        );
+        assert_eq!(plan.checkpoints[&Checkpoint::Clean], Verdict::Stale(reason.to_owned()));
     }
 }
 

@@ -13,7 +13,12 @@ async fn artifacts_of_each_step_have_a_folder_of_their_own() {
     world.passes().await;
     for machine in ["a", "b"] {
         for phase in Phase::ALL {
-            let file = world.run_folder().join(machine).join("artifacts").join(format!("{phase}-1-{phase}")).join("left.txt");
+            let file = world
+                .run_folder()
+                .join(machine)
+                .join("artifacts")
+                .join(format!("{phase}-1-{phase}"))
+                .join("left.txt");
             let left = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
             assert_eq!(left, format!("{phase} 0"));
         }

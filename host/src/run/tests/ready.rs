@@ -42,7 +42,7 @@ async fn guest_that_never_answers_is_reset_once_and_then_given_up() {
     let failure = ran.failure("a");
     let message = "the machine does not answer: neither its guest agent nor its SSH server did within 120 s";
     assert_eq!(failure.causes, [message]);
-    assert!(failure.help.unwrap().contains("virsh console 'a'"));
+    assert!(failure.help.unwrap().contains("farmhand console 'a'"));
     assert_eq!(world.modules.calls("a"), []);
     assert_eq!(ran.ended("b"), None);
 }

@@ -20,14 +20,14 @@ use crate::{
     farm::{DomainType, Farm, Gate, Machine, PhaseRules},
     guest::{
         Connection, Connector, Endpoint, GuestError,
-        simulated::{Answer, SimulatedConnector, SimulatedGuest},
+        simulated::{Answer, HOST_KEY, SimulatedConnector, SimulatedGuest},
     },
     hypervisor::{DomainState, Hypervisor as _, Snapshot, simulated::Simulated},
     image::{Format, ImageError},
     plan::{self, Capacity, Demand, Operation, Options, Origin, Placed, Wanted},
     run::{
-        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, Ports, ProgressInWords, Site,
-        Storage, StorageError, Summary, domain_inputs, look, run,
+        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, Ports, ProgressInWords, Seed,
+        Site, Storage, StorageError, Summary, domain_inputs, look, run,
     },
 };
 
@@ -212,7 +212,9 @@ impl World {
             let inputs = domain_inputs(machine, &placed, None);
             let shape = machine.template().shape(machine, &inputs).unwrap();
             let steps = self.modules.resolve(machine);
-            let wanted = Wanted::new(Origin { shape, resources: self.images.known(machine) }, &steps);
+            let preparation = machine.preparation();
+            let origin = Origin { shape, resources: self.images.known(machine), preparation };
+            let wanted = Wanted::new(origin, &steps);
             let existing = look(&self.hypervisor, name).await.unwrap();
             let project = &self.farm.config.project;
             let plan = plan::plan(name, project, &wanted, existing.as_ref(), &options).unwrap();
@@ -491,6 +493,14 @@ impl Storage for Images {
     ) -> Result<Vec<Utf8PathBuf>, StorageError> {
         self.disks.lock().unwrap().insert(machine.name.clone());
         Ok((0..fetched.len()).map(|index| format!("/machines/{}/disk{index}", machine.name).into()).collect())
+    }
+
+    async fn create_seed(&self, machine: &Machine) -> Result<Option<Seed>, StorageError> {
+        let seed = || Seed {
+            path: format!("/machines/{}/seed.iso", machine.name).into(),
+            host_key: HOST_KEY.to_owned(),
+        };
+        Ok(machine.first_boot().map(|_| seed()))
     }
 
     async fn remove_disks(&self, machine: &str) -> Result<(), StorageError> {

@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use super::script::as_path;
-use crate::guest::{Captured, Command, Guest, GuestError, capture};
+use super::{Captured, Command, Guest, GuestError, capture};
 
 /// How long reading or writing a file may take.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -58,6 +57,11 @@ pub(super) async fn write(
         ..Command::new(["sh", "-c", WRITE, "sh", &path_argument, &mode, &size])
     };
     succeeded(path, capture(guest, &command, WORDS).await?).map(drop)
+}
+
+/// A path that no program takes for an option or for its standard input.
+pub(super) fn as_path(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("./{path}") }
 }
 
 fn checked(path: &str) -> Result<String, GuestError> {

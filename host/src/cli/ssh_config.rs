@@ -1,0 +1,104 @@
+use std::process::ExitCode;
+
+use camino::Utf8PathBuf;
+use miette::{IntoDiagnostic, WrapErr, miette};
+use serde::Serialize;
+
+use super::{
+    FarmArgs, print, print_json,
+    selection::Selection,
+    ssh::{alias, known_hosts_line},
+    workbench::Workbench,
+};
+use crate::{base::Credential, guest::openssh, run};
+
+/// Print how other programs reach machines by SSH: as blocks of ssh_config(5), or as JSON.
+///
+/// The host keys are those that farmhand pinned, in files that are written now. A machine that does not exist, or that was
+/// never booted, is left out, unless it is named. A password is not told: ssh asks for it.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  farmhand ssh-config > ssh.conf && rsync -e 'ssh -F ssh.conf' -r src/ debian_vs_amd64:src/\n  farmhand ssh-config --json"
+)]
+pub(super) struct SshConfig {
+    #[command(flatten)]
+    selection: Selection,
+    /// Print them as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    machine: String,
+    /// The name in the known_hosts file.
+    alias: String,
+    host: String,
+    port: u16,
+    user: String,
+    identity_files: Vec<Utf8PathBuf>,
+    known_hosts: Utf8PathBuf,
+    host_key: String,
+    /// Whether the login may need a password.
+    password: bool,
+}
+
+impl SshConfig {
+    pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
+        let workbench = Workbench::open(args).await?;
+        let folder = workbench.dirs.known_hosts();
+        std::fs::create_dir_all(&folder)
+            .into_diagnostic()
+            .wrap_err_with(|| format!("can't make {folder}"))?;
+        let (mut blocks, mut entries) = (Vec::new(), Vec::new());
+        for machine in self.selection.of(&workbench.farm)? {
+            let named = self.selection.names(&machine.name);
+            let existing = workbench.find(&machine.name).await?;
+            let endpoint = existing.and_then(|(_, existing)| run::endpoint(&existing.domain).ok());
+            let Some((endpoint, host_key)) =
+                endpoint.and_then(|endpoint| Some((endpoint.clone(), endpoint.host_key?)))
+            else {
+                if named {
+                    let help = "farmhand up makes it; farmhand ssh starts it";
+                    return Err(miette!(
+                        help = help,
+                        "{} was never booted, or has no way for SSH",
+                        machine.name
+                    ));
+                }
+                continue;
+            };
+            let (alias, login) = (alias(&machine.name), machine.login(&workbench.dirs.login_key()));
+            let known_hosts = folder.join(&alias);
+            std::fs::write(&known_hosts, known_hosts_line(&alias, &endpoint)?)
+                .into_diagnostic()
+                .wrap_err_with(|| format!("can't write {known_hosts}"))?;
+            blocks.push(openssh::config_block(&endpoint, &login, &alias, &known_hosts));
+            let (keys, passwords): (Vec<_>, Vec<_>) = login
+                .credentials
+                .into_iter()
+                .partition(|credential| matches!(credential, Credential::Key(_)));
+            let path = |credential| match credential {
+                Credential::Key(path) => Some(path),
+                Credential::Password(_) => None,
+            };
+            entries.push(Entry {
+                machine: machine.name.clone(),
+                alias,
+                host: endpoint.host,
+                port: endpoint.port,
+                user: login.user,
+                identity_files: keys.into_iter().filter_map(path).collect(),
+                known_hosts,
+                host_key,
+                password: !passwords.is_empty(),
+            });
+        }
+        if self.json {
+            print_json(&entries)?;
+        } else {
+            print(blocks.join("\n"));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
