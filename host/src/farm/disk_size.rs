@@ -46,7 +46,7 @@ impl<'de> Deserialize<'de> for DiskSize {
             type Value = DiskSize;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a disk's size of at most 16 TiB: bytes (a multiple of 512), or a unit as in `512 MiB`, `20G`")
+                f.write_str("a disk's size of at most 16 TiB\nwrite bytes (a multiple of 512), or a unit as in `512 MiB`, `20G`")
             }
 
             fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<DiskSize, E> {

@@ -78,10 +78,11 @@ impl CloudInit {
             let message = format!(
                 "`{key}` can't be set: farmhand makes the machine's SSH host key itself, to know it before the first connection"
             );
-            return Err(Wrong::new(place(key), message));
+            return Err(Wrong::new(place(key), message).help("leave it out"));
         }
         if data.user_data.get("users").is_some_and(|users| !users.is_array()) {
-            return Err(Wrong::new(place("users"), "`users` must be a list"));
+            let help = "write `users: [{ name: ada }]`; the login user of vm.metadata.auth is made anyway";
+            return Err(Wrong::new(place("users"), "`users` must be a list").help(help));
         }
         Ok(Some(data))
     }

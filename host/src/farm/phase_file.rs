@@ -361,8 +361,8 @@ impl StepReader<'_> {
             }
         };
         if step.retries > MAX_RETRIES {
-            let message = format!("{} retries: expected at most {MAX_RETRIES}", step.retries);
-            return Err(problem("retries", message).into());
+            let message = format!("{} retries are too many", step.retries);
+            return Err(problem("retries", message).help(format!("write at most {MAX_RETRIES}")).into());
         }
         let name = step.name.unwrap_or(default_name);
         Ok(vec![Step {

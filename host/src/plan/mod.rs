@@ -72,6 +72,7 @@ pub struct Planned {
     #[serde(flatten)]
     pub operation: Operation,
     /// Why, for people.
+    #[serde(default)]
     pub reason: String,
     /// What is done when it fails; nothing when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -48,7 +48,8 @@ impl Hypervisor {
                 problems.push(source.problem(place(key), message).help("name each hypervisor once"));
             }
             if hypervisor.max_vcpus == Some(0) {
-                problems.push(source.problem(place("max_vcpus"), "0 virtual CPUs run no machine"));
+                let problem = source.problem(place("max_vcpus"), "0 virtual CPUs run no machine");
+                problems.push(problem.help("write 1 or more, or leave it out"));
             }
         }
     }

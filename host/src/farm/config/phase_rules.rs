@@ -69,8 +69,9 @@ impl PhaseRules {
                 problems.push(problem.help("`max_age` is for `dependencies` and `init`"));
             }
             if rule.retries > MAX_RETRIES {
-                let message = format!("{} retries: expected at most {MAX_RETRIES}", rule.retries);
-                problems.push(source.problem(place("retries"), message));
+                let message = format!("{} retries are too many", rule.retries);
+                let help = format!("write at most {MAX_RETRIES}");
+                problems.push(source.problem(place("retries"), message).help(help));
             }
         }
     }
@@ -88,13 +89,16 @@ enum WrittenSpan {
 pub(in crate::farm) fn span<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
-    let expected =
-        || de::Error::custom("expected a number of seconds, or a time such as `30m`, `12h` or `7d`");
-    let written = Option::<WrittenSpan>::deserialize(deserializer).map_err(|_| expected())?;
+    const HELP: &str = "write a number of seconds, or a time such as `30m`, `12h` or `7d`";
+    let written = Option::<WrittenSpan>::deserialize(deserializer)
+        .map_err(|_| de::Error::custom(format!("this is no time\n{HELP}")))?;
     Ok(match written {
         None => None,
         Some(WrittenSpan::Seconds(seconds)) => Some(Duration::from_secs(seconds.into())),
-        Some(WrittenSpan::Text(text)) => Some(parse_duration(&text).map_err(de::Error::custom)?),
+        Some(WrittenSpan::Text(text)) => {
+            let no_time = |_| de::Error::custom(format!("`{}` is no time\n{HELP}", text.escape_debug()));
+            Some(parse_duration(&text).map_err(no_time)?)
+        }
     })
 }
 

@@ -169,7 +169,12 @@ fn wanted(expected: &str) -> (&str, Option<String>) {
         other if other == "a map" || other.starts_with("struct ") => {
             ("a mapping", "write `key: value`, each on a line of its own and indented, or `{ key: value }`")
         }
-        other => return (other, None),
+        // Types of farmhand's own say how they are written after a line break.
+        other => {
+            return other
+                .split_once('\n')
+                .map_or((other, None), |(words, help)| (words, Some(help.to_owned())));
+        }
     };
     (words, Some(help.to_owned()))
 }

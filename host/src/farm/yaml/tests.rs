@@ -111,9 +111,11 @@ fn values_and_keys_are_found_again() {
 }
 
 proptest::proptest! {
-    /// What serde_yaml writes is read as it was meant.
+    /// What serde_yaml writes is read as it was meant. It writes YAML 1.2, to which Ansible's booleans are texts.
     #[test]
     fn written_values_are_read_back(texts in proptest::collection::vec("[ -~\\n\u{e9}\u{1f600}]{0,12}", 0..6)) {
+        let booleans = ["yes", "no", "on", "off", "y", "n"];
+        proptest::prop_assume!(!texts.iter().any(|text| booleans.contains(&text.to_lowercase().as_str())));
         let value = json!({ "list": texts.clone(), "map": { "k": texts } });
         let text = serde_yaml::to_string(&value).unwrap();
         proptest::prop_assert_eq!(read(&source(&text)).unwrap(), value, "{}", text);

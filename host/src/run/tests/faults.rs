@@ -360,7 +360,9 @@ const THREADS: u32 = 4;
 
 /// What runs start from, made when first needed.
 #[derive(Default)]
-struct Starts(Mutex<HashMap<(Before, Mask, usize), Arc<OnceLock<Start>>>>);
+struct Starts(Mutex<HashMap<StartKey, Arc<OnceLock<Start>>>>);
+
+type StartKey = (Before, Mask, usize);
 
 impl Starts {
     fn of<T>(&self, case: &Case, then: impl FnOnce(&Start) -> T) -> T {
