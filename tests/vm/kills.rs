@@ -35,6 +35,8 @@ struct TracedFarm {
 impl TracedFarm {
     fn new() -> Self {
         let farm = Farm::example();
+        // Other tests' machines may boot at the same time.
+        farm.edit("farm/farm.yaml", |text| text + "\nconnection_timeout: 600\n");
         for platform in ["debian_vs", "Arch-Linux"] {
             fs::remove_dir_all(farm.path(&format!("farm/provisioning_phases/{platform}"))).unwrap();
         }

@@ -7,6 +7,8 @@ const DEPENDENCIES: &str = "farm/provisioning_phases/debian_vs/dependencies.yaml
 #[test]
 fn example_from_first_run_to_destroy() {
     let farm = Farm::example();
+    // Other tests' machines may boot at the same time.
+    farm.edit("farm/farm.yaml", |text| text + "\nconnection_timeout: 600\n");
     let [debian, arch] = ["debian_vs", "Arch-Linux"].map(|platform| farm.machine(platform));
 
     // The first run does everything.
