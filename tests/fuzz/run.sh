@@ -9,7 +9,7 @@ cd "$(dirname "$0")/../.."
 
 # The packages and features of the tests' own build, so that only farmhand itself is compiled once more.
 fuzzer=$(RUSTC_WORKSPACE_WRAPPER=$PWD/tests/fuzz/rustc.sh \
-    cargo --locked test --workspace --no-run --test fuzz_definitions 2>&1 | tee /dev/stderr |
+    cargo --locked test --workspace --no-run --test fuzz_definitions 2>&1 | tee >(cat >&2) |
     sed -n 's/^ *Executable .*(\(.*\))$/\1/p')
 
 # The order of `FILES` in definitions.rs; `debian` and `other` are the names of the platforms there.
