@@ -106,7 +106,7 @@ fn shipped_modules_on_debian() {
             "Render",
             "file",
             json!({
-                "path": "/srv/hosts", "template": "{% for name in names %}{{ name }}\n{% endfor %}",
+                "path": "/srv/hosts", "template": "{% raw %}{% for name in names %}{{ name }}\n{% endfor %}{% endraw %}",
                 "vars": { "names": ["a", "b"] }, "mode": "0640", "owner": "tester", "group": "adm",
             }),
         ),

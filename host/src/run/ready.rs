@@ -45,7 +45,7 @@ const CLOUD_INIT_WORDS: usize = 4096;
 /// Where the guest's host key lies.
 const HOST_KEY_FILE: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
 
-/// Boots a machine that is off and connects to it. A boot that hangs is reset once.
+/// Boots a machine that is off and connects to it. A boot that hangs is reset once, one that ends is begun once more.
 pub(super) async fn boot(
     site: &Site,
     machine: &Machine,
@@ -64,13 +64,26 @@ async fn connect_to_booting(
     let begun = Instant::now();
     let mut resets = 0;
     let patience = limit.mul_f64(RESET_AFTER);
-    while !timeout(patience, answer(site, machine, patience)).await.unwrap_or(Ok(false))? {
-        if resets > 0 {
-            return Err(RunError::NoAnswer { waited: begun.elapsed(), resets });
+    loop {
+        let answered = timeout(patience, answer(site, machine, patience)).await.unwrap_or(Ok(false));
+        if let Ok(true) = answered {
+            break;
+        }
+        let stopped = !is_running(site, &machine.name).await?;
+        match answered {
+            // The guest powered itself off, or QEMU died under it, which is seen now and then under TCG.
+            Err(error) if !stopped || resets > 0 => return Err(error),
+            Ok(_) if resets > 0 => return Err(RunError::NoAnswer { waited: begun.elapsed(), resets }),
+            _ => {}
         }
         resets += 1;
-        site.warn(&machine.name, format!("no answer after {} s: resetting it", patience.as_secs()));
-        site.hypervisor.reset(&machine.name).await?;
+        if stopped {
+            site.warn(&machine.name, "it stopped while it booted: starting it again".to_owned());
+            site.hypervisor.start(&machine.name).await?;
+        } else {
+            site.warn(&machine.name, format!("no answer after {} s: resetting it", patience.as_secs()));
+            site.hypervisor.reset(&machine.name).await?;
+        }
     }
     match machine.first_boot() {
         None => connect(site, machine, limit).await,

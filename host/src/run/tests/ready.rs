@@ -48,6 +48,22 @@ async fn guest_that_never_answers_is_reset_once_and_then_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn machine_that_stops_while_it_boots_is_started_once_more() {
+    let world = World::new(["a"]);
+    let hypervisor = world.hypervisor.clone();
+    world.at("a", "startup", |hypervisor, _| hypervisor.set_agent_starts("a", false));
+    let die = async {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        hypervisor.power_off("a");
+        hypervisor.set_agent_starts("a", true);
+    };
+    let (ran, ()) = tokio::join!(world.passes(), die);
+    assert_eq!(ran.lines("a"), ["it stopped while it booted: starting it again"]);
+    assert_eq!(count(&world, "a", Method::Start), 2);
+    assert_eq!(count(&world, "a", Method::Reset), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn guest_that_hung_in_its_boot_is_there_after_a_reset() {
     let world = World::new(["a"]);
     world.at("a", "startup", |hypervisor, guest| {
