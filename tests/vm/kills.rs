@@ -97,11 +97,18 @@ impl TracedFarm {
     }
 }
 
-/// Waits until a process has begun something, then kills it at once, as `kill -9` does.
-fn kill_after(mut run: Child, delay: Duration) {
-    std::thread::sleep(delay);
+/// Kills a run after some time, as `kill -9` does. Gives whether it still went on then.
+fn kill_after(mut run: Child, delay: Duration) -> bool {
+    let begun = Instant::now();
+    while begun.elapsed() < delay {
+        if run.try_wait().unwrap().is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20).min(delay.saturating_sub(begun.elapsed())));
+    }
     run.kill().unwrap();
     run.wait().unwrap();
+    true
 }
 
 #[test]
@@ -118,11 +125,17 @@ fn a_run_that_is_killed_at_any_instant_is_gone_on_with() {
         traced.begin(from);
         let begun = Instant::now();
         traced.passes();
-        let took = begun.elapsed();
-        for _ in 0..kills {
+        let mut took = begun.elapsed();
+        let mut killed = 0;
+        while killed < kills {
             traced.begin(from);
-            let delay = took.mul_f64(random.f64());
-            kill_after(traced.farm.start(&["up", "--json", "--jobs", "2"]), delay);
+            let (begun, delay) = (Instant::now(), took.mul_f64(random.f64()));
+            if !kill_after(traced.farm.start(&["up", "--json", "--jobs", "2"]), delay) {
+                // It was faster than the one before.
+                took = begun.elapsed();
+                continue;
+            }
+            killed += 1;
             traced.passes();
             let outcome = traced.outcome();
             assert_eq!(outcome, undisturbed, "killed after {delay:?} of a run from {from:?} (seed {seed})");
