@@ -22,7 +22,7 @@ enum From {
 
 /// How many runs are killed from each start, 30 in all. A first run takes longest.
 const KILLS: [(From, u32); 4] =
-    [(From::Nothing, 6), (From::Dependencies, 8), (From::Init, 8), (From::Main, 8)];
+    [(From::Nothing, 4), (From::Dependencies, 8), (From::Init, 8), (From::Main, 10)];
 
 /// A farm whose phases leave a line each in a file of the guest. `main` fails when what it finds there is not what the
 /// checkpoints below it must hold.
