@@ -134,7 +134,9 @@ impl Farm {
             for file in files {
                 let file = file.unwrap();
                 let name = file.file_name().into_string().unwrap();
-                if folder.ends_with("journal") || name.starts_with('.') || name.contains("tmp") {
+                // The list of hypervisors stays: it says where leftovers could be.
+                let is_entry = folder.ends_with("journal") && name != "hypervisors";
+                if is_entry || name.starts_with('.') || name.contains("tmp") {
                     found.push(format!("{folder}/{name}"));
                 }
             }
