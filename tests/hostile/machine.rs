@@ -57,7 +57,7 @@ impl Machine {
         let grants: Grants = serde_yaml::from_str(grants).unwrap();
         let connector = SimulatedConnector::new();
         connector.add("guest", 22, &self.guest);
-        let endpoint = Endpoint { host: "guest".to_owned(), port: 22, host_key: None };
+        let endpoint = Endpoint { host: "guest".to_owned(), port: 22, jump: None, host_key: None };
         let r#become = Become { method: BecomeMethod::Sudo, user: "root".to_owned(), password: None };
         let credentials = vec![Credential::Password(Secret::new("x"))];
         let login = Login { user: "ci".to_owned(), credentials, r#become };

@@ -86,6 +86,11 @@ impl Dirs {
         self.data.join("known_hosts")
     }
 
+    /// OpenSSH's sockets of connections to hypervisors' hosts.
+    pub fn ssh_sockets(&self) -> Utf8PathBuf {
+        self.data.join("ssh")
+    }
+
     /// Base images, by digest.
     pub fn images(&self) -> Utf8PathBuf {
         self.cache.join("images")

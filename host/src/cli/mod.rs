@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod machines;
 mod module;
+mod networks;
 mod plan;
 mod planned;
 mod prune;

@@ -10,6 +10,7 @@ use miette::{IntoDiagnostic, miette};
 use super::{
     FarmArgs,
     inspect::{Inspected, inspect, library},
+    networks,
     selection::Selection,
     workbench::{Host, Outside, Workbench, dirs},
 };
@@ -17,7 +18,7 @@ use crate::{
     base::{Phase, Problems},
     farm::{Farm, Gate, Machine},
     guest::keypair::{self, PublicKeyLine},
-    hypervisor::{Domain, DomainState, libvirt::default_uri},
+    hypervisor::{Domain, DomainState, NewNetwork, libvirt::default_uri},
     module::ResolvedSteps,
     plan::{self, Candidate, Capacity, Demand, Existing, GateChoice, Need, Options, Origin, Placed, Wanted},
     run::{MachineJob, Storage, domain_inputs},
@@ -97,6 +98,8 @@ pub(super) struct PlannedMachine {
     pub(super) wanted: Wanted,
     pub(super) plan: plan::MachinePlan,
     inputs: crate::farm::DomainInputs,
+    /// What its network of libvirt's is to be made as, if that is missing.
+    network: Option<NewNetwork>,
     pub(super) steps: ResolvedSteps,
 }
 
@@ -123,9 +126,7 @@ impl Planned {
     ) -> miette::Result<Self> {
         let library = library(&farm, &dirs()?)?;
         let selected: Vec<_> = selection.of(&farm)?.into_iter().map(|machine| machine.name.clone()).collect();
-        let Inspected { steps, mut problems } = inspect(&farm, &selected, &library).await;
-        let chosen = selected.iter().filter_map(|name| farm.machines.get(name));
-        problems.extend(farm.check_reachable(chosen).err().into_iter().flatten());
+        let Inspected { steps, problems } = inspect(&farm, &selected, &library).await;
         Problems::unless_empty(problems, ())?;
         let workbench = Workbench::connect(args, farm).await?;
         let hosts = try_join_all(workbench.hosts.iter().map(|host| look_around(host, &selected))).await?;
@@ -138,7 +139,11 @@ impl Planned {
         workbench.ports.note(domains.iter().flat_map(BTreeMap::values).filter_map(port));
         let placed = place(args, &workbench, &selected, &candidates)?;
         let capacities = candidates.into_iter().map(|candidate| candidate.capacity).collect();
-        let machines = workbench.plan(placed, &domains, steps, options).await?;
+        let missing = networks::missing(&workbench, &placed).await?;
+        let mut machines = workbench.plan(placed, &domains, steps, options).await?;
+        for planned in &mut machines {
+            planned.network = missing.get(&planned.machine.name).cloned();
+        }
         Ok(Self { workbench, capacities, machines })
     }
 
@@ -153,12 +158,12 @@ impl Planned {
         let site = |host| workbench.site(host, outside.clone());
         let sites: Vec<_> = workbench.hosts.iter().map(site).collect();
         let job = |planned: PlannedMachine| {
-            let PlannedMachine { machine, host, existing, options, wanted, plan, inputs, mut steps } =
+            let PlannedMachine { machine, host, existing, options, wanted, plan, inputs, network, mut steps } =
                 planned;
             steps.read_secrets(&workbench.farm)?;
             let demand = Demand { hypervisor: host, memory: machine.ram, vcpus: machine.vcpus };
             let site = sites[host].clone();
-            Ok(MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs })
+            Ok(MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs, network })
         };
         machines.into_iter().map(job).collect()
     }
@@ -281,7 +286,8 @@ impl Workbench {
                 let plan =
                     plan::plan(name, project, &wanted, existing.as_ref(), options).into_diagnostic()?;
                 let (host, options) = (placed.hypervisor, options.clone());
-                Ok(PlannedMachine { machine, host, existing, options, wanted, plan, inputs, steps })
+                let network = None;
+                Ok(PlannedMachine { machine, host, existing, options, wanted, plan, inputs, network, steps })
             }
         };
         stream::iter(placed).map(plan).buffered(LOOKS).try_collect().await

@@ -1,4 +1,4 @@
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use camino::Utf8PathBuf;
 use miette::{IntoDiagnostic, WrapErr, miette};
@@ -8,9 +8,14 @@ use super::{
     FarmArgs, print, print_json,
     selection::Selection,
     ssh::{alias, known_hosts_line},
-    workbench::Workbench,
+    workbench::{Outside, Workbench},
 };
-use crate::{base::Credential, guest::openssh, run};
+use crate::{
+    base::Credential,
+    farm::Machine,
+    guest::{Endpoint, openssh},
+    run::{self, Event},
+};
 
 /// Print how other programs reach machines by SSH: as blocks of ssh_config(5), or as JSON.
 ///
@@ -53,20 +58,12 @@ impl SshConfig {
         let (mut blocks, mut entries) = (Vec::new(), Vec::new());
         for machine in self.selection.of(&workbench.farm)? {
             let named = self.selection.names(&machine.name);
-            let existing = workbench.find(&machine.name).await?;
-            let endpoint = existing.and_then(|(_, existing)| run::endpoint(&existing.domain).ok());
-            let Some((endpoint, host_key)) =
-                endpoint.and_then(|endpoint| Some((endpoint.clone(), endpoint.host_key?)))
-            else {
-                if named {
-                    let help = "farmhand up makes it; farmhand ssh starts it";
-                    return Err(miette!(
-                        help = help,
-                        "{} was never booted, or has no way for SSH",
-                        machine.name
-                    ));
+            let (endpoint, host_key) = match known(&workbench, machine).await {
+                Ok(known) => known,
+                Err(report) if named => {
+                    return Err(report.wrap_err(format!("{} can't be reached", machine.name)));
                 }
-                continue;
+                Err(_) => continue,
             };
             let (alias, login) = (alias(&machine.name), machine.login(&workbench.dirs.login_key()));
             let known_hosts = folder.join(&alias);
@@ -101,4 +98,14 @@ impl SshConfig {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Where a machine is, and its host key.
+async fn known(workbench: &Workbench, machine: &Machine) -> miette::Result<(Endpoint, String)> {
+    let (host, _) = workbench.find_existing(&machine.name).await?;
+    let site = workbench.site(host, Outside::events(Arc::new(|_: Event| {})));
+    let endpoint = run::endpoint(&site, machine).await.into_diagnostic()?;
+    let help = format!("boot it: farmhand ssh '{}'", machine.name);
+    let host_key = endpoint.host_key.clone();
+    Ok((endpoint, host_key.ok_or_else(|| miette!(help = help, "it was never booted"))?))
 }

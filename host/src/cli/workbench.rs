@@ -10,7 +10,7 @@ use super::FarmArgs;
 use crate::{
     base::Dirs,
     farm::{self, Farm},
-    guest::ssh::SshConnector,
+    guest::{Way, ssh::SshConnector},
     hypervisor::{
         Hypervisor,
         libvirt::{Libvirt, default_uri},
@@ -106,6 +106,7 @@ impl Workbench {
         Arc::new(Site {
             hypervisor: host.hypervisor.clone(),
             connector: Arc::new(SshConnector),
+            way: Way::to(&host.uri, host.config.proxy_jump.as_deref(), &self.dirs.ssh_sockets()),
             storage: Arc::new(self.storage()),
             events,
             locks: self.locks.clone(),
@@ -152,6 +153,8 @@ fn hypervisors(args: &FarmArgs, farm: &Farm) -> Vec<farm::Hypervisor> {
         max_machines: None,
         max_memory: None,
         max_vcpus: None,
+        proxy_jump: None,
+        pool_dir: None,
     };
     if let Some(uri) = &args.connect {
         return vec![plain(uri)];

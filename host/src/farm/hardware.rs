@@ -35,6 +35,11 @@ pub struct Network {
 }
 
 impl Network {
+    /// The network of libvirt's that it is in, if it is in one.
+    pub fn libvirt_network(&self) -> Option<&str> {
+        self.source().filter(|_| self.kind == NetworkKind::Network)
+    }
+
     /// Which network, bridge, tap device or switch it is connected to, if that is known.
     pub fn source(&self) -> Option<&str> {
         let default = (self.kind == NetworkKind::Network).then_some("default");

@@ -418,16 +418,12 @@ impl Machine {
         &self.places
     }
 
-    /// That it is in a network in which farmhand does not find machines yet.
-    pub(super) fn unreachable(&self) -> Problem {
-        let kind = self.net.kind.name();
-        let message =
-            format!("farmhand can't reach machines in a network of type {kind} yet, such as {}", self.name);
-        let problem = match &self.places.net {
+    /// Something that is wrong about its network, at its fixed address or where its network stands.
+    pub fn network_problem(&self, message: String) -> Problem {
+        match self.places.ip.as_ref().or(self.places.net.as_ref()) {
             Some(place) => place.problem(message),
             None => Problem::new(message),
-        };
-        problem.help("write `net: { type: user }`, or leave this machine out; `farmhand machines --xml` shows its domain")
+        }
     }
 
     /// Its platform's name.

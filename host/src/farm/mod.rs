@@ -155,17 +155,6 @@ impl Farm {
         Problems::unless_empty(problems, ())
     }
 
-    /// Refuses machines that farmhand can't reach: so far it finds the addresses of those in user-mode networks alone.
-    pub fn check_reachable<'a>(
-        &self,
-        machines: impl IntoIterator<Item = &'a Machine>,
-    ) -> Result<(), Problems> {
-        let far = machines.into_iter().filter(|machine| machine.net.kind != NetworkKind::User);
-        let mut problems: Vec<_> = far.map(Machine::unreachable).collect();
-        Problem::dedup(&mut problems);
-        Problems::unless_empty(problems, ())
-    }
-
     /// The ports of this host that its definitions forward: no machine may get one of them for SSH.
     pub fn forwarded_ports(&self) -> BTreeSet<u16> {
         let forwards = self.machines.values().flat_map(|machine| &machine.net.port_forwards);

@@ -407,15 +407,14 @@ fn made_mac_addresses_differ_and_do_not_depend_on_the_order() {
 }
 
 #[test]
-fn machines_out_of_reach_are_refused_with_their_place() {
+fn what_is_wrong_about_a_network_has_its_place() {
     let files = Files::new();
-    let text = "vm:\n  net: { type: network }\n  disks: [{ src: https://example.org/d.qcow2 }]\n";
+    let text =
+        "vm:\n  net: { type: network, ip: 10.0.0.5 }\n  disks: [{ src: https://example.org/d.qcow2 }]\n";
     files.write("setup_vm/platforms/debian.yaml", text);
     let farm = files.load().unwrap();
-    let problems = farm.check_reachable(farm.machines.values()).unwrap_err();
-    let [problem] = problems.as_slice() else { panic!("one problem") };
-    assert!(problem.location().unwrap().ends_with("debian.yaml:2:16"), "{problem:?}");
-    assert!(example().check_reachable(example().machines.values()).is_ok());
+    let problem = farm.machines[0].network_problem("wrong".into());
+    assert!(problem.location().unwrap().ends_with("debian.yaml:2:29"), "{problem:?}");
 }
 
 #[test]

@@ -244,7 +244,7 @@ mod simulated {
         guest.on_any(shell(FILL), |_, _| Answer::ok().stdout(vec![0; MANY]).stderr(vec![0; MANY]));
         let connector = SimulatedConnector::new();
         connector.add("simulated", 22, &guest);
-        let endpoint = Endpoint { host: "simulated".into(), port: 22, host_key: None };
+        let endpoint = Endpoint { host: "simulated".into(), port: 22, jump: None, host_key: None };
         let r#become = Become { method: BecomeMethod::Sudo, user: "root".into(), password: None };
         let login = Login { user: "tester".into(), credentials: vec![], r#become };
         let connection = connector.connect(&endpoint, &login, Duration::from_secs(1)).await.unwrap();

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod clock;
 pub mod facts;
+pub mod jump;
 pub mod keypair;
 pub mod openssh;
 pub mod simulated;
@@ -16,6 +17,7 @@ mod contract;
 mod files;
 
 pub use capture::{Captured, capture};
+pub use jump::{Jump, Way};
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -176,6 +178,8 @@ pub struct Endpoint {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// The host that the connection goes through, if host and port are reached from there only.
+    pub jump: Option<Jump>,
     /// The pinned host key in OpenSSH's one-line form. Absent only at a machine's first boot: then the key that the guest
     /// shows is taken, and it is given back in [`Connection::host_key`] to be pinned.
     pub host_key: Option<String>,

@@ -20,7 +20,7 @@ pub fn command_line(
     known_hosts: &Utf8Path,
     remote: &[OsString],
 ) -> Vec<OsString> {
-    let mut argv = client("ssh", login, alias, known_hosts);
+    let mut argv = client("ssh", endpoint, login, alias, known_hosts);
     argv.extend(["-p".into(), endpoint.port.to_string().into(), "-l".into(), login.user.clone().into()]);
     // What follows `--` is the host, also when it begins with a dash.
     argv.extend(["--".into(), endpoint.host.clone().into()]);
@@ -47,7 +47,7 @@ pub fn copy_command_line(
     from: &[Copied],
     to: &Copied,
 ) -> Vec<OsString> {
-    let mut argv = client("scp", login, alias, known_hosts);
+    let mut argv = client("scp", endpoint, login, alias, known_hosts);
     argv.extend(["-r".into(), "-p".into(), "-P".into(), endpoint.port.to_string().into(), "--".into()]);
     let host =
         if endpoint.host.contains(':') { format!("[{}]", endpoint.host) } else { endpoint.host.clone() };
@@ -73,22 +73,29 @@ pub fn config_block(endpoint: &Endpoint, login: &Login, alias: &str, known_hosts
         format!("Port {}", endpoint.port),
         format!("User {}", login.user),
     ];
-    lines.extend(options(login, alias, known_hosts).into_iter().map(|option| option.replacen('=', " ", 1)));
+    lines.extend(
+        options(endpoint, login, alias, known_hosts).into_iter().map(|option| option.replacen('=', " ", 1)),
+    );
     lines.extend(keys(login).map(|key| format!("IdentityFile {}", quoted(key))));
     lines.join("\n  ") + "\n"
 }
 
 /// A client with the options that all have in common.
-fn client(program: &str, login: &Login, alias: &str, known_hosts: &Utf8Path) -> Vec<OsString> {
+fn client(
+    program: &str,
+    endpoint: &Endpoint,
+    login: &Login,
+    alias: &str,
+    known_hosts: &Utf8Path,
+) -> Vec<OsString> {
     let mut argv: Vec<OsString> = vec![program.into(), "-F".into(), "none".into()];
-    argv.extend(
-        options(login, alias, known_hosts).into_iter().flat_map(|option| ["-o".into(), option.into()]),
-    );
+    let options = options(endpoint, login, alias, known_hosts);
+    argv.extend(options.into_iter().flat_map(|option| ["-o".into(), option.into()]));
     argv.extend(keys(login).flat_map(|key| ["-i".into(), key.as_str().into()]));
     argv
 }
 
-fn options(login: &Login, alias: &str, known_hosts: &Utf8Path) -> Vec<String> {
+fn options(endpoint: &Endpoint, login: &Login, alias: &str, known_hosts: &Utf8Path) -> Vec<String> {
     let mut options = vec![
         "StrictHostKeyChecking=yes".to_owned(),
         format!("UserKnownHostsFile={}", quoted(known_hosts)),
@@ -100,6 +107,7 @@ fn options(login: &Login, alias: &str, known_hosts: &Utf8Path) -> Vec<String> {
     if keys(login).next().is_none() {
         options.push("PubkeyAuthentication=no".to_owned());
     }
+    options.extend(endpoint.jump.iter().map(|jump| format!("ProxyCommand={}", jump.proxy_command())));
     options
 }
 
@@ -142,7 +150,8 @@ mod tests {
     }
 
     fn line(login: &Login, remote: &[OsString]) -> Vec<String> {
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 2201, host_key: Some(KEY.into()) };
+        let endpoint =
+            Endpoint { host: "127.0.0.1".into(), port: 2201, jump: None, host_key: Some(KEY.into()) };
         let argv = command_line(&endpoint, login, "debian_amd64", "/home/a b/known_hosts".into(), remote);
         argv.into_iter().map(|word| word.into_string().unwrap()).collect()
     }
@@ -191,7 +200,8 @@ mod tests {
 
     #[test]
     fn copies_say_which_side_is_the_guests() {
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 2201, host_key: Some(KEY.into()) };
+        let endpoint =
+            Endpoint { host: "127.0.0.1".into(), port: 2201, jump: None, host_key: Some(KEY.into()) };
         let login = login(vec![Credential::Key("/home/a/id".into())]);
         let copy = |from: &[Copied], to: Copied| {
             let argv = copy_command_line(&endpoint, &login, "m", "/known_hosts".into(), from, &to);
@@ -209,7 +219,8 @@ mod tests {
 
     #[test]
     fn configuration_for_other_programs() {
-        let endpoint = Endpoint { host: "127.0.0.1".into(), port: 2201, host_key: Some(KEY.into()) };
+        let endpoint =
+            Endpoint { host: "127.0.0.1".into(), port: 2201, jump: None, host_key: Some(KEY.into()) };
         let login =
             login(vec![Credential::Key("/home/a b/id".into()), Credential::Password(Secret::new("s3cret"))]);
         insta::assert_snapshot!(config_block(&endpoint, &login, "debian_amd64", "/home/a b/known_hosts".into()), @r#"
@@ -225,6 +236,21 @@ mod tests {
           IdentitiesOnly yes
           IdentityFile "/home/a b/id"
         "#);
+    }
+
+    #[test]
+    fn guests_of_another_host_are_reached_through_it() {
+        let way = crate::guest::Way::to("qemu+ssh://a@far/system", None, "/s".into());
+        let endpoint = Endpoint {
+            host: "192.168.122.5".into(),
+            port: 22,
+            jump: way.jump().cloned(),
+            host_key: Some(KEY.into()),
+        };
+        let login = login(vec![Credential::Key("/id".into())]);
+        let block = config_block(&endpoint, &login, "debian_amd64", "/known_hosts".into());
+        let proxy = "-l a -W '[%h]:%p' -- far\n";
+        assert!(block.contains("ProxyCommand ssh -T ") && block.contains(proxy), "{block}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use camino::Utf8PathBuf;
 use roxmltree::{Document, Node};
 
-use super::{Domain, DomainMetadata, DomainState, METADATA_NAMESPACE, xml::child_text};
+use super::{Domain, DomainMetadata, DomainState, Interface, METADATA_NAMESPACE, xml::child_text};
 use crate::base::xml_escape;
 
 /// Name of the virtio channel through which libvirt talks with the guest agent.
@@ -60,6 +60,7 @@ pub(super) fn domain(xml: &str, state: DomainState) -> Result<Domain, DomainXmlE
             .and_then(|element| element.text())
             .and_then(|text| serde_json::from_str(text).ok()),
         ssh_port: devices(root, "interface").find_map(ssh_port),
+        interfaces: devices(root, "interface").filter_map(interface).collect(),
         disks: devices(root, "disk").filter_map(disk_file).collect(),
         memory: memory(root),
         vcpus: child_text(root, "vcpu").and_then(|text| text.trim().parse().ok()).unwrap_or(1),
@@ -190,6 +191,15 @@ fn devices<'a, 'input: 'a>(
         .filter(move |node| node.has_tag_name(name))
 }
 
+/// libvirt gives a MAC address to each interface that has none in its XML.
+fn interface(interface: Node<'_, '_>) -> Option<Interface> {
+    let child = |name: &str| interface.children().find(|node| node.has_tag_name(name));
+    Some(Interface {
+        mac: child("mac")?.attribute("address")?.to_ascii_lowercase(),
+        network: child("source").and_then(|source| source.attribute("network")).map(str::to_owned),
+    })
+}
+
 /// The host's port that an interface forwards to the guest's port 22.
 fn ssh_port(interface: Node<'_, '_>) -> Option<u16> {
     interface
@@ -278,6 +288,21 @@ mod tests {
             <disk type='block'><source dev='/dev/c'/><target dev='vdc'/></disk></devices></domain>";
         let a = DiskTarget { target: "vda".into(), file: "/a.qcow2".into() };
         assert_eq!(disk_targets(xml), Ok(vec![a]));
+    }
+
+    #[test]
+    fn interfaces_are_read() {
+        let xml =
+            "<domain><name>a</name><devices><interface type='network'><mac address='52:54:00:AA:00:01'/>
+            <source network='default' bridge='virbr0'/></interface><interface type='user'>
+            <mac address='52:54:00:aa:00:02'/></interface></devices></domain>";
+        let interface = |mac: &str, network: Option<&str>| Interface {
+            mac: mac.into(),
+            network: network.map(str::to_owned),
+        };
+        let expected =
+            [interface("52:54:00:aa:00:01", Some("default")), interface("52:54:00:aa:00:02", None)];
+        assert_eq!(read(xml).interfaces, expected);
     }
 
     #[test]

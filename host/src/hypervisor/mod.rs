@@ -9,6 +9,8 @@ pub mod domain_xml;
 mod kvm;
 pub mod libvirt;
 mod lock_xml;
+mod network;
+mod network_xml;
 pub mod simulated;
 mod snapshot_xml;
 mod xml;
@@ -20,13 +22,17 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use network::{
+    Address, AddressSource, Interface, Lease, Network, Networks, NewNetwork, Reservation, Subnet,
+};
+
 use crate::base::SnapshotKind;
 
 /// A connection to one hypervisor. Cheap to share: every method takes `&self` and may run beside any other.
 ///
 /// A method that changes something returns when libvirt has done it. Domains and snapshots are named by their names.
 #[async_trait]
-pub trait Hypervisor: Send + Sync {
+pub trait Hypervisor: Networks + Send + Sync {
     /// Its connection URI, which tells it from other hypervisors.
     fn uri(&self) -> &str;
 
@@ -141,6 +147,8 @@ pub struct Domain {
     pub metadata: Option<DomainMetadata>,
     /// Port on the hypervisor's loopback that leads to the guest's port 22, if its XML forwards one.
     pub ssh_port: Option<u16>,
+    /// Its network interfaces, in the XML's order.
+    pub interfaces: Vec<Interface>,
     /// The disks' files, in the XML's order.
     pub disks: Vec<Utf8PathBuf>,
     /// The memory that it may have, in MiB.

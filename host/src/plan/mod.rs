@@ -1,11 +1,13 @@
 //! What a run will do: pure functions of what the farm wants and what exists. Nothing here does I/O.
 //!
-//! [`plan`] decides what is done with one machine, [`place`] on which hypervisor, [`Schedule`] when.
+//! [`plan`] decides what is done with one machine, [`place`] on which hypervisor, [`network`] in what network there,
+//! [`Schedule`] when.
 
 mod explain;
 mod gates;
 mod key;
 mod machine;
+mod network;
 mod place;
 mod retention;
 mod schedule;
@@ -22,6 +24,7 @@ pub use explain::{ExplainedCheckpoint, explain};
 pub use gates::{GateChoice, GateError};
 pub use key::{CheckpointRecord, Inputs, Origin, StepInputs, Wanted};
 pub use machine::plan;
+pub use network::{Member, NetworkError, network};
 pub use place::{Candidate, Need, PlaceError, Placed, place};
 pub use retention::{Retention, expendable};
 pub use schedule::{Capacity, Demand, Schedule};

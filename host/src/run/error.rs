@@ -6,6 +6,7 @@ use crate::{
     hypervisor::{HypervisorError, domain_xml::DomainXmlError},
     module::ModuleError,
     plan::PlanError,
+    run::address::Unknown,
     run::journal::JournalError,
     run::lock::LockError,
     run::storage::StorageError,
@@ -47,9 +48,15 @@ pub enum RunError {
     /// The machine's domain is gone.
     #[error("the hypervisor has no domain `{0}` any more")]
     NoDomain(String),
-    /// The domain forwards no port to the guest's SSH server.
-    #[error("the domain `{0}` forwards no port to the guest's port 22, so there is no way to it")]
+    /// The domain has no network, so nothing can be reached in it by SSH.
+    #[error("the domain `{0}` has no network interface that farmhand knows, so there is no way to it by SSH")]
     NoWay(String),
+    /// No source knows the machine's address.
+    #[error("no address of the machine is known:{}", unknown.iter().map(|unknown| format!("\n  {unknown}")).collect::<String>())]
+    NoAddress {
+        /// Why each does not.
+        unknown: Vec<Unknown>,
+    },
     /// No port on loopback is free.
     #[error("no TCP port on 127.0.0.1 between {first} and {last} is free for SSH to the machine")]
     NoPort {
@@ -105,6 +112,11 @@ impl RunError {
                 )
             }
             Self::NotReady { hint, .. } => hint.clone(),
+            Self::NoAddress { .. } => {
+                format!(
+                    "give it a fixed one (vm.net.ip), install qemu-guest-agent in the image, or look at its console: farmhand console '{machine}'"
+                )
+            }
             Self::Guest(GuestError::Unreachable { .. }) => {
                 format!(
                     "look at its console: farmhand console '{machine}'; a guest without network or SSH server can be reached through its guest agent: vm.metadata.transport: agent"

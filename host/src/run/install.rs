@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Event, MachineJob, RunError, Site, Stage, Storage};
+use super::{Event, MachineJob, RunError, Site, Stage, Storage, network};
 use crate::{
     farm::{DomainInputs, Machine},
     hypervisor::{DomainMetadata, GuestCapability, Hypervisor, domain_xml},
@@ -54,13 +54,14 @@ pub async fn remove(
     storage: &dyn Storage,
     name: &str,
 ) -> Result<bool, RunError> {
-    let exists = hypervisor.domain(name).await?.is_some();
-    if exists {
+    let domain = hypervisor.domain(name).await?;
+    if let Some(domain) = &domain {
         hypervisor.destroy(name).await?;
+        network::release(hypervisor, domain).await?;
         hypervisor.undefine(name).await?;
     }
     storage.remove_disks(name).await?;
-    Ok(exists)
+    Ok(domain.is_some())
 }
 
 /// What of a machine's domain depends on the hypervisor. Paths and port are not set yet.

@@ -10,9 +10,10 @@ use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Event, Failure, MachineJob, Retried, RunError, Site, Stage, error, install, look,
+    Event, Failure, MachineJob, Retried, RunError, Site, Stage, error, install, look, network,
     phase::{self, LastOutput},
-    ready, state,
+    ready::{self, Deadline},
+    state,
 };
 use crate::{
     base::{Checkpoint, Phase, SnapshotKind},
@@ -188,7 +189,7 @@ impl Life {
 
     async fn boot(&mut self, site: &Site, job: &MachineJob) -> Result<(), RunError> {
         self.leave().await;
-        self.arrive(ready::boot(site, &job.machine, site.timeouts.connection).await?);
+        self.arrive(ready::boot(site, &job.machine, job.network.as_ref()).await?);
         Ok(())
     }
 
@@ -201,10 +202,11 @@ impl Life {
     ) -> Result<bool, RunError> {
         self.leave().await;
         let name = &job.machine.name;
+        network::prepare(site, &job.machine, job.network.as_ref()).await?;
         site.hypervisor.revert(name, &site.snapshot_name(checkpoint)).await?;
         let runs = ready::is_running(site, name).await?;
         if runs {
-            self.arrive(ready::reconnect(site, &job.machine, site.timeouts.connection).await?);
+            self.arrive(ready::reconnect(site, &job.machine).await?);
         }
         Ok(runs)
     }
@@ -270,7 +272,7 @@ impl Life {
         if let Some(guest) = &self.guest {
             return Ok(guest.clone());
         }
-        let guest = ready::connect(site, &job.machine, site.timeouts.connection).await?;
+        let guest = ready::connect(site, &job.machine, Deadline::after(site.timeouts.connection)).await?;
         self.arrive(guest.clone());
         Ok(guest)
     }

@@ -1,5 +1,7 @@
 //! Carries plans out and tells what happens. It decides nothing: what to do is in the plans.
 
+mod address;
+mod cloud_init;
 mod error;
 mod event;
 mod existing;
@@ -10,6 +12,7 @@ mod journal;
 mod local_storage;
 mod lock;
 mod machine;
+mod network;
 mod owner;
 mod phase;
 mod ports;
@@ -26,6 +29,7 @@ use camino::Utf8PathBuf;
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+pub use address::{Source, Unknown};
 pub use error::RunError;
 pub use event::{EVENT_FORMAT, Event, EventSink, Failure, Level, Retried, TimedEvent};
 pub use existing::look;
@@ -42,8 +46,8 @@ pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};
 use crate::{
     base::{Checkpoint, Login},
     farm::{DomainInputs, Machine, Project, Timeouts},
-    guest::Connector,
-    hypervisor::Hypervisor,
+    guest::{Connector, Way},
+    hypervisor::{Hypervisor, NewNetwork},
     module::ResolvedSteps,
     plan::{Capacity, Demand, Existing, MachinePlan, Options, Schedule, Wanted},
 };
@@ -52,8 +56,10 @@ use crate::{
 pub struct Site {
     /// Where its domain and snapshots are.
     pub hypervisor: Arc<dyn Hypervisor>,
-    /// How its guest is reached.
+    /// How its guest is connected to.
     pub connector: Arc<dyn Connector>,
+    /// How guests of the hypervisor are reached from here.
+    pub way: Way,
     /// Where images and disks are.
     pub storage: Arc<dyn Storage>,
     /// Who is told what happens.
@@ -132,6 +138,8 @@ pub struct MachineJob {
     pub steps: ResolvedSteps,
     /// What its domain is made from, but for paths and port.
     pub inputs: DomainInputs,
+    /// What its network of libvirt's is made as, if that was missing when the run was planned.
+    pub network: Option<NewNetwork>,
 }
 
 /// How a run goes about its machines.

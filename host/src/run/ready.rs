@@ -7,16 +7,20 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{RunError, Site};
+use super::{
+    RunError, Site,
+    address::{self, Found, Source},
+    cloud_init, network,
+};
 use crate::{
     base::Login,
-    farm::{LOOPBACK, Machine, Transport},
+    farm::{Machine, Transport},
     guest::{
-        Command, Endpoint, Exit, Guest, GuestError,
+        Endpoint, Guest, GuestError,
         agent::{AgentChannel, AgentGuest},
-        capture, clock,
+        clock,
     },
-    hypervisor::{Domain, DomainState, Hypervisor, HypervisorError},
+    hypervisor::{Domain, DomainState, Hypervisor, HypervisorError, NewNetwork},
 };
 
 /// A part of the time that a machine has to answer; when it has passed in silence, the machine is taken to hang in its boot
@@ -27,6 +31,9 @@ const RESET_AFTER: f64 = 0.5;
 /// the guest does, and looking at it often slows the boot.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The same in other networks, where nothing answers before the guest does.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long one such look may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 
@@ -36,44 +43,68 @@ const AGENT_AFTER_REVERT: Duration = Duration::from_secs(5);
 /// How long it is still waited for when the guest answers by another way.
 const AGENT_AFTER_GUEST: Duration = Duration::from_secs(1);
 
-/// Between two logins while cloud-init makes the guest's users.
-const LOGIN_INTERVAL: Duration = Duration::from_secs(2);
+/// How long a guest is tried at an address that may turn out to be another one.
+const ADDRESS_TRUSTED: Duration = Duration::from_secs(15);
 
-/// So much is kept of what cloud-init says.
-const CLOUD_INIT_WORDS: usize = 4096;
+/// Between two looks for an address: at first, and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// Where the guest's host key lies.
 const HOST_KEY_FILE: &str = "/etc/ssh/ssh_host_ed25519_key.pub";
+
+/// Until when a machine must be ready. All that is waited for on the way counts.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    begun: Instant,
+    limit: Duration,
+}
+
+impl Deadline {
+    /// From now on.
+    pub(super) fn after(limit: Duration) -> Self {
+        Self { begun: Instant::now(), limit }
+    }
+
+    /// How long it still is.
+    pub(super) fn rest(&self) -> Duration {
+        self.limit.saturating_sub(self.begun.elapsed())
+    }
+}
 
 /// Boots a machine that is off and connects to it. A boot that hangs is reset once, one that ends is begun once more.
 pub(super) async fn boot(
     site: &Site,
     machine: &Machine,
-    limit: Duration,
+    network: Option<&NewNetwork>,
 ) -> Result<Arc<dyn Guest>, RunError> {
+    network::prepare(site, machine, network).await?;
     site.hypervisor.start(&machine.name).await?;
-    connect_to_booting(site, machine, limit).await
+    let deadline = Deadline::after(site.timeouts.connection);
+    wait_for_boot(site, machine, deadline).await?;
+    match machine.first_boot() {
+        None => connect(site, machine, deadline).await,
+        Some(_) => cloud_init::connect(site, machine, deadline).await,
+    }
 }
 
-/// Connects to a machine that is booting.
-async fn connect_to_booting(
-    site: &Site,
-    machine: &Machine,
-    limit: Duration,
-) -> Result<Arc<dyn Guest>, RunError> {
-    let begun = Instant::now();
+/// Waits until a machine that is booting shows a sign of life.
+async fn wait_for_boot(site: &Site, machine: &Machine, deadline: Deadline) -> Result<(), RunError> {
     let mut resets = 0;
-    let patience = limit.mul_f64(RESET_AFTER);
+    let patience = deadline.limit.mul_f64(RESET_AFTER);
     loop {
+        let patience = patience.min(deadline.rest());
         let answered = timeout(patience, answer(site, machine, patience)).await.unwrap_or(Ok(false));
         if let Ok(true) = answered {
-            break;
+            return Ok(());
         }
         let stopped = !is_running(site, &machine.name).await?;
         match answered {
             // The guest powered itself off, or QEMU died under it, which is seen now and then under TCG.
             Err(error) if !stopped || resets > 0 => return Err(error),
-            Ok(_) if resets > 0 => return Err(RunError::NoAnswer { waited: begun.elapsed(), resets }),
+            Ok(_) if resets > 0 => {
+                return Err(RunError::NoAnswer { waited: deadline.begun.elapsed(), resets });
+            }
             _ => {}
         }
         resets += 1;
@@ -84,66 +115,6 @@ async fn connect_to_booting(
             site.warn(&machine.name, format!("no answer after {} s: resetting it", patience.as_secs()));
             site.hypervisor.reset(&machine.name).await?;
         }
-    }
-    match machine.first_boot() {
-        None => connect(site, machine, limit).await,
-        Some(_) => connect_to_cloud(site, machine, limit).await,
-    }
-}
-
-/// Connects to a guest whose users and keys cloud-init makes while it boots, and waits until cloud-init is done: what it still
-/// has to do would get into the way of the phases, and not into the checkpoint.
-async fn connect_to_cloud(
-    site: &Site,
-    machine: &Machine,
-    limit: Duration,
-) -> Result<Arc<dyn Guest>, RunError> {
-    site.progress(&machine.name, "waiting until cloud-init lets us in".to_owned());
-    let begun = Instant::now();
-    let guest = loop {
-        let rest = limit.saturating_sub(begun.elapsed());
-        match connect(site, machine, rest).await {
-            // An SSH server may be there before cloud-init has given it its key and its users.
-            Err(RunError::Guest(GuestError::LoginRefused { .. } | GuestError::HostKeyChanged { .. }))
-                if rest > LOGIN_INTERVAL =>
-            {
-                sleep(LOGIN_INTERVAL).await;
-            }
-            connected => break connected?,
-        }
-    };
-    site.progress(&machine.name, "waiting until cloud-init is done".to_owned());
-    let hint = |about: &str| format!("{about}: farmhand ssh '{}' -- cloud-init status --long", machine.name);
-    let not_ready =
-        |problem: String, hint: String| RunError::NotReady { requirement: "cloud-init", problem, hint };
-    let command = Command { timeout: Some(limit), ..Command::new(["cloud-init", "status", "--wait"]) };
-    match capture(&*guest, &command, CLOUD_INIT_WORDS).await {
-        Ok(output) => match output.exit {
-            Exit::Status(0) => Ok(guest),
-            // cloud-init 23.4 and later: it recovered.
-            Exit::Status(2) => {
-                site.warn(&machine.name, "cloud-init is done, but not everything went well".to_owned());
-                Ok(guest)
-            }
-            Exit::Status(127) => {
-                let hint = "leave vm.metadata.cloud_init out, and say in vm.metadata.auth how the image lets users in";
-                Err(not_ready("is not in the image".to_owned(), hint.to_owned()))
-            }
-            exit => {
-                let words = String::from_utf8_lossy(&output.stdout);
-                let words: Vec<_> =
-                    words.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).collect();
-                Err(not_ready(format!("failed ({exit}; {})", words.join(" ")), hint("ask it why")))
-            }
-        },
-        Err(GuestError::TimedOut(limit)) => {
-            let problem = format!("is not done after {} s", limit.as_secs());
-            Err(not_ready(
-                problem,
-                hint("give it more time by `connection_timeout` in farm.yaml, or ask it what it waits for"),
-            ))
-        }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -159,13 +130,14 @@ async fn answer(site: &Site, machine: &Machine, limit: Duration) -> Result<bool,
     };
     let ssh = async {
         let domain = domain(site, &machine.name).await?;
-        let endpoint = match endpoint(&domain) {
-            Ok(endpoint) if machine.transport != Some(Transport::Agent) => endpoint,
+        if machine.transport == Some(Transport::Agent) || !has_network(&domain) {
             // The guest agent alone decides.
-            _ => return std::future::pending().await,
-        };
+            return std::future::pending().await;
+        }
+        let interval = if domain.ssh_port.is_some() { PROBE_INTERVAL } else { LOOK_INTERVAL };
         loop {
-            sleep(PROBE_INTERVAL).await;
+            sleep(interval).await;
+            let Ok(Found { endpoint, .. }) = address::find(site, machine, &domain).await else { continue };
             match site.connector.connect(&endpoint, &site.login(machine), PROBE_LIMIT).await {
                 Ok(connection) => connection.guest.close().await,
                 Err(GuestError::Unreachable { .. }) => continue,
@@ -183,17 +155,17 @@ async fn answer(site: &Site, machine: &Machine, limit: Duration) -> Result<bool,
 }
 
 /// Connects to a machine that runs: by the way that its definition names, else by SSH, or through the guest agent where the
-/// machine has no way for SSH.
+/// machine has no network.
 pub(super) async fn connect(
     site: &Site,
     machine: &Machine,
-    limit: Duration,
+    deadline: Deadline,
 ) -> Result<Arc<dyn Guest>, RunError> {
     match machine.transport {
-        Some(Transport::Agent) => connect_by_agent(site, machine, limit).await,
-        Some(Transport::Ssh) => connect_by_ssh(site, machine, limit).await,
-        None => match connect_by_ssh(site, machine, limit).await {
-            Err(RunError::NoWay(_)) => connect_by_agent(site, machine, limit).await,
+        Some(Transport::Agent) => connect_by_agent(site, machine, deadline).await,
+        Some(Transport::Ssh) => connect_by_ssh(site, machine, deadline).await,
+        None => match connect_by_ssh(site, machine, deadline).await {
+            Err(RunError::NoWay(_)) => connect_by_agent(site, machine, deadline).await,
             connected => connected,
         },
     }
@@ -203,13 +175,13 @@ pub(super) async fn connect(
 async fn connect_by_agent(
     site: &Site,
     machine: &Machine,
-    limit: Duration,
+    deadline: Deadline,
 ) -> Result<Arc<dyn Guest>, RunError> {
     site.progress(&machine.name, "waiting for the guest agent".to_owned());
-    if !site.hypervisor.wait_for_agent(&machine.name, limit).await? {
+    if !site.hypervisor.wait_for_agent(&machine.name, deadline.rest()).await? {
         return Err(RunError::NotReady {
             requirement: "the guest agent",
-            problem: format!("did not answer within {} s", limit.as_secs()),
+            problem: format!("did not answer within {} s", deadline.limit.as_secs()),
             hint: "install qemu-guest-agent in the image, and give the domain a channel `org.qemu.guest_agent.0`".to_owned(),
         });
     }
@@ -230,36 +202,69 @@ impl AgentChannel for DomainAgent {
     }
 }
 
-/// Connects by SSH, and pins the guest's host key when it is not pinned yet.
-async fn connect_by_ssh(site: &Site, machine: &Machine, limit: Duration) -> Result<Arc<dyn Guest>, RunError> {
-    let domain = domain(site, &machine.name).await?;
-    let mut endpoint = endpoint(&domain)?;
-    let pinned = endpoint.host_key.is_some();
-    if !pinned {
-        endpoint.host_key = host_key_from_agent(site, &machine.name).await;
+/// Connects by SSH, and pins the guest's host key when it is not pinned yet. An address that DHCP gave is kept for the machine.
+async fn connect_by_ssh(
+    site: &Site,
+    machine: &Machine,
+    deadline: Deadline,
+) -> Result<Arc<dyn Guest>, RunError> {
+    let name = &machine.name;
+    let domain = domain(site, name).await?;
+    if !has_network(&domain) {
+        return Err(RunError::NoWay(name.clone()));
     }
     let login: Login = site.login(machine);
-    let connection = site.connector.connect(&endpoint, &login, limit).await?;
+    let pinned = domain.metadata.as_ref().is_some_and(|metadata| metadata.ssh_host_key.is_some());
+    let from_agent = if pinned { None } else { host_key_from_agent(site, name).await };
+    let mut pause = FIRST_LOOK;
+    let (found, connection) = loop {
+        let found = address::find(site, machine, &domain).await;
+        let is_last = deadline.rest() <= pause;
+        match found {
+            Ok(Found { mut endpoint, source }) => {
+                endpoint.host_key = endpoint.host_key.or_else(|| from_agent.clone());
+                let is_sure = matches!(source, Source::ForwardedPort | Source::Static);
+                let limit = if is_sure { deadline.rest() } else { deadline.rest().min(ADDRESS_TRUSTED) };
+                site.progress(name, format!("waiting for SSH at {} ({source})", endpoint.host));
+                match site.connector.connect(&endpoint, &login, limit).await {
+                    Ok(connection) => break (Found { endpoint, source }, connection),
+                    Err(GuestError::Unreachable { .. }) if !is_sure && !is_last => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Err(RunError::NoAddress { .. }) if !is_last => {
+                site.progress(name, "waiting for an address".to_owned());
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
+    };
     if let Some(mut metadata) = domain.metadata.filter(|_| !pinned) {
         metadata.ssh_host_key = Some(connection.host_key.clone());
-        site.hypervisor.set_metadata(&machine.name, &metadata).await?;
+        site.hypervisor.set_metadata(name, &metadata).await?;
+    }
+    if found.source == Source::Lease {
+        network::keep(site, machine, &found.endpoint.host).await?;
     }
     Ok(connection.guest)
 }
 
+/// Whether a domain has any way to be reached by SSH, now or later.
+fn has_network(domain: &Domain) -> bool {
+    domain.ssh_port.is_some() || !domain.interfaces.is_empty()
+}
+
 /// Reconnects to a machine that was put back into a checkpoint, and puts its clock right: it still shows the checkpoint's
 /// time.
-pub(super) async fn reconnect(
-    site: &Site,
-    machine: &Machine,
-    limit: Duration,
-) -> Result<Arc<dyn Guest>, RunError> {
+pub(super) async fn reconnect(site: &Site, machine: &Machine) -> Result<Arc<dyn Guest>, RunError> {
+    let deadline = Deadline::after(site.timeouts.connection);
     site.progress(
         &machine.name,
         "waiting until the guest answers again, and putting its clock right".to_owned(),
     );
     let mut clock_set = pin!(synchronize_clock(&*site.hypervisor, &machine.name));
-    let mut connecting = pin!(connect(site, machine, limit));
+    let mut connecting = pin!(connect(site, machine, deadline));
     let (guest, clock_set) = tokio::select! {
         clock_set = &mut clock_set => (connecting.await?, clock_set.map_err(|refused| refused.to_string())),
         guest = &mut connecting => {
@@ -276,8 +281,10 @@ pub(super) async fn reconnect(
     if let Err(refused) = clock_set
         && let Err(error) = clock::set_clock(&*guest, std::time::SystemTime::now()).await
     {
-        let line = format!("the guest's clock is as old as the checkpoint: {refused}; by a command: {error}");
-        site.warn(&machine.name, line);
+        let hint =
+            "install qemu-guest-agent in the image, or let the login user become root (vm.metadata.auth)";
+        let why = format!("{refused}; by a command: {error}");
+        site.warn(&machine.name, format!("the guest's clock is as old as the checkpoint: {why}. {hint}"));
     }
     Ok(guest)
 }
@@ -291,7 +298,6 @@ pub async fn synchronize_clock(hypervisor: &dyn Hypervisor, name: &str) -> Resul
 
 /// Makes sure that a machine runs and that its host key is known, for another SSH client than farmhand's own.
 pub async fn reach(site: &Site, machine: &Machine) -> Result<Endpoint, RunError> {
-    let limit = site.timeouts.connection;
     let found = domain(site, &machine.name).await?;
     if found.state != DomainState::Running {
         let name = &machine.name;
@@ -299,15 +305,15 @@ pub async fn reach(site: &Site, machine: &Machine) -> Result<Endpoint, RunError>
             // Another farmhand may have started it before it was locked.
             if !is_running(site, name).await? {
                 site.progress(name, format!("{name} is off: starting it"));
-                boot(site, machine, limit).await?.close().await;
+                boot(site, machine, None).await?.close().await;
             }
             Ok::<_, RunError>(())
         };
         site.locks.during(&site.hypervisor, name, &|notice| site.notice(name, notice), start).await??;
-    } else if endpoint(&found)?.host_key.is_none() {
-        connect(site, machine, limit).await?.close().await;
+    } else if found.metadata.is_none_or(|metadata| metadata.ssh_host_key.is_none()) {
+        connect(site, machine, Deadline::after(site.timeouts.connection)).await?.close().await;
     }
-    endpoint(&domain(site, &machine.name).await?)
+    endpoint(site, machine).await
 }
 
 /// Whether a machine runs.
@@ -319,11 +325,13 @@ async fn domain(site: &Site, name: &str) -> Result<Domain, RunError> {
     site.hypervisor.domain(name).await?.ok_or_else(|| RunError::NoDomain(name.to_owned()))
 }
 
-/// Where a domain's guest listens for SSH, and its host key if that is pinned.
-pub fn endpoint(domain: &Domain) -> Result<Endpoint, RunError> {
-    let port = domain.ssh_port.ok_or_else(|| RunError::NoWay(domain.name.clone()))?;
-    let host_key = domain.metadata.as_ref().and_then(|metadata| metadata.ssh_host_key.clone());
-    Ok(Endpoint { host: LOOPBACK.to_string(), port, host_key })
+/// Where a machine's guest listens for SSH, as far as that is known now, and its host key if that is pinned.
+pub async fn endpoint(site: &Site, machine: &Machine) -> Result<Endpoint, RunError> {
+    let domain = domain(site, &machine.name).await?;
+    if !has_network(&domain) {
+        return Err(RunError::NoWay(domain.name));
+    }
+    Ok(address::find(site, machine, &domain).await?.endpoint)
 }
 
 /// Asks the guest agent for the host key, so that the very first connection is verified: the agent's channel does not cross

@@ -18,7 +18,8 @@ use super::{
     client::{Client, ClientError, Notes, fingerprint},
     guest::{Link, SshGuest},
     login::{Outcome, Proof, log_in, proofs},
-    stream::{KeepOpen, WatchedStream},
+    stream::{Carrier, KeepOpen, WatchedStream},
+    through::{self, Complaint},
 };
 use crate::{
     base::Login,
@@ -28,6 +29,8 @@ use crate::{
 /// When a connection has brought no word for this long, a second one is made beside it. The first packet after a revert is lost
 /// in a user-mode network, and its connection hangs, while the next one is answered, however soon it comes.
 const KNOCK_AGAIN: Duration = Duration::from_millis(60);
+/// The same for a connection through another host, which has to start an SSH client and log in there first.
+const KNOCK_AGAIN_THROUGH: Duration = Duration::from_millis(500);
 /// How long the first try waits for the guest's first word. Just after a revert an emulated guest, which has to translate its
 /// code anew, needs half a second for it, and more when the host is busy.
 const FIRST_SILENCE: Duration = Duration::from_secs(2);
@@ -67,7 +70,8 @@ impl Connector for SshConnector {
     ) -> Result<Connection, GuestError> {
         let start = Instant::now();
         let attempt = Attempt::new(endpoint, login).await?;
-        let (mut silence, mut pause) = (FIRST_SILENCE, FIRST_PAUSE);
+        let mut silence = if endpoint.jump.is_some() { LONGEST_SILENCE } else { FIRST_SILENCE };
+        let mut pause = FIRST_PAUSE;
         let mut last = None;
         loop {
             let tried = Instant::now();
@@ -184,7 +188,8 @@ impl Attempt {
     /// Gets the guest to speak: by one connection, or by a second one beside it.
     async fn knock(&self) -> Result<Spoken, Failure> {
         let mut first = Box::pin(self.open());
-        match timeout(KNOCK_AGAIN, &mut first).await {
+        let patience = if self.endpoint.jump.is_some() { KNOCK_AGAIN_THROUGH } else { KNOCK_AGAIN };
+        match timeout(patience, &mut first).await {
             Ok(result) => result,
             Err(_) => Ok(select_ok([first, Box::pin(self.open())]).await?.0),
         }
@@ -192,13 +197,35 @@ impl Attempt {
 
     /// Opens a connection, sends the client's identification and waits for the guest's first word.
     async fn open(&self) -> Result<Spoken, Failure> {
-        let failed = |error: io::Error| Failure::Again(error.to_string());
-        let tcp =
-            TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port)).await.map_err(failed)?;
-        tcp.set_nodelay(true).map_err(failed)?;
-        socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED)).map_err(failed)?;
+        let (stream, complaint) =
+            self.carrier().await.map_err(|error: io::Error| Failure::Again(error.to_string()))?;
+        let opened = self.begin(stream).await;
+        match (opened, complaint, &self.endpoint.jump) {
+            (Err(Failure::Again(message)), Some(complaint), Some(jump)) => {
+                let words = complaint.words().await.unwrap_or(message);
+                Err(Failure::Again(format!("through {}: {words}", jump.host())))
+            }
+            (opened, ..) => opened,
+        }
+    }
+
+    /// What carries the connection, and what tells why another host could not.
+    async fn carrier(&self) -> io::Result<(Box<dyn Carrier>, Option<Complaint>)> {
+        let Endpoint { host, port, jump, .. } = &self.endpoint;
+        if let Some(jump) = jump {
+            let (through, complaint) = through::connect(jump, host, *port)?;
+            return Ok((Box::new(through), Some(complaint)));
+        }
+        let tcp = TcpStream::connect((host.as_str(), *port)).await?;
+        tcp.set_nodelay(true)?;
+        socket2::SockRef::from(&tcp).set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+        Ok((Box::new(tcp), None))
+    }
+
+    /// Sends the client's identification and waits for the guest's first word.
+    async fn begin(&self, stream: Box<dyn Carrier>) -> Result<Spoken, Failure> {
         // russh sends its identification at once, without which some user-mode networks deliver nothing.
-        let (stream, first_byte, keep_open) = WatchedStream::new(tcp);
+        let (stream, first_byte, keep_open) = WatchedStream::new(stream);
         let notes = Arc::new(Notes::default());
         let client = Client::new(self.pinned.clone(), notes.clone());
         let mut connecting: Connecting = Box::pin(connect_stream(self.config.clone(), stream, client));

@@ -3,6 +3,7 @@
 //! | part | does |
 //! |---|---|
 //! | [`SshConnector`] | tries until the guest can be reached, checks the host key, logs in |
+//! | `through` | a connection that another host forwards |
 //! | `script` | what is sent for a command |
 //! | `preface` | tells a command's own output from what comes before it |
 //! | `running` | a command that runs: its streams, its end, and how it is ended |
@@ -15,6 +16,7 @@ mod preface;
 mod running;
 pub(super) mod script;
 mod stream;
+mod through;
 
 #[cfg(test)]
 mod testing;

@@ -1,4 +1,4 @@
-//! A TCP stream that tells when the first byte comes, and that ends when its owner lets go of it.
+//! The stream of a connection: it tells when the first byte comes, and ends when its owner lets go of it.
 
 use std::{
     convert::Infallible,
@@ -9,13 +9,17 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::oneshot,
 };
 
+/// What carries a connection: a TCP stream, or a client that forwards to one.
+pub(super) trait Carrier: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Carrier for T {}
+
 /// See the module. russh reads and writes it in a task of its own, which otherwise would outlive an attempt that is given up.
 pub(super) struct WatchedStream {
-    stream: TcpStream,
+    stream: Box<dyn Carrier>,
     first_byte: Option<oneshot::Sender<()>>,
     owner: oneshot::Receiver<Infallible>,
 }
@@ -27,7 +31,7 @@ pub(super) struct KeepOpen(
 
 impl WatchedStream {
     /// Watches `stream`. The receiver gets a message when the first byte comes.
-    pub(super) fn new(stream: TcpStream) -> (Self, oneshot::Receiver<()>, KeepOpen) {
+    pub(super) fn new(stream: Box<dyn Carrier>) -> (Self, oneshot::Receiver<()>, KeepOpen) {
         let (first_byte, watched) = oneshot::channel();
         let (keep, owner) = oneshot::channel();
         (Self { stream, first_byte: Some(first_byte), owner }, watched, KeepOpen(keep))

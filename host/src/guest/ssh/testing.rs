@@ -119,7 +119,7 @@ impl Sshd {
     }
 
     pub(super) fn endpoint(&self) -> Endpoint {
-        Endpoint { host: "127.0.0.1".into(), port: self.port, host_key: None }
+        Endpoint { host: "127.0.0.1".into(), port: self.port, jump: None, host_key: None }
     }
 
     /// The login of a user by key, who becomes `r#become`.

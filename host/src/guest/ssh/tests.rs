@@ -400,7 +400,7 @@ async fn clock_is_set_with_the_words_that_busybox_knows() {
     let guest = simulated::SimulatedGuest::new();
     let connector = simulated::SimulatedConnector::new();
     connector.add("g", 22, &guest);
-    let endpoint = Endpoint { host: "g".into(), port: 22, host_key: None };
+    let endpoint = Endpoint { host: "g".into(), port: 22, jump: None, host_key: None };
     let login = Login {
         user: "root".into(),
         credentials: vec![],

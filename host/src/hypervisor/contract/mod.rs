@@ -54,6 +54,7 @@ async fn a_domain_is_defined_redefined_and_undefined(fixture: &dyn Fixture) {
         state: DomainState::ShutOff,
         metadata: Some(metadata("1")),
         ssh_port: None,
+        interfaces: vec![],
         disks,
         memory: domain.memory,
         vcpus: 1,

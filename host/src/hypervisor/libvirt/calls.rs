@@ -37,7 +37,7 @@ impl From<Error> for Fault {
 }
 
 /// `virt` panics at a NUL.
-fn c_text(text: &str) -> Result<&str, Fault> {
+pub(super) fn c_text(text: &str) -> Result<&str, Fault> {
     if text.contains('\0') {
         Err(Fault::Refused("a NUL can't be sent to libvirt".to_owned()))
     } else {
@@ -45,7 +45,7 @@ fn c_text(text: &str) -> Result<&str, Fault> {
     }
 }
 
-fn if_any<T>(result: Result<T, Error>, none: ErrorNumber) -> Result<Option<T>, Fault> {
+pub(super) fn if_any<T>(result: Result<T, Error>, none: ErrorNumber) -> Result<Option<T>, Fault> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(error) if error.code() == none => Ok(None),

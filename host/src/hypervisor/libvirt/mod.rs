@@ -13,6 +13,7 @@ mod agent;
 mod agent_tests;
 mod calls;
 mod events;
+mod networks;
 mod pool;
 
 use std::time::Duration;

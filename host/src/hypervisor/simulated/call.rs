@@ -2,9 +2,9 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::hypervisor::{Domain, DomainLock, Locked, Snapshot};
+use crate::hypervisor::{Address, Domain, DomainLock, Lease, Locked, Network, Snapshot};
 
-/// A method of [`Hypervisor`](crate::hypervisor::Hypervisor).
+/// A method of [`Hypervisor`](crate::hypervisor::Hypervisor), or of one that it stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each is the method of its name")]
 pub enum Method {
@@ -28,6 +28,14 @@ pub enum Method {
     Lock,
     LockHolder,
     Unlock,
+    Networks,
+    Network,
+    DefineNetwork,
+    StartNetwork,
+    ReserveAddress,
+    ReleaseAddress,
+    Leases,
+    Addresses,
 }
 
 /// A call that was made.
@@ -35,9 +43,9 @@ pub enum Method {
 pub struct Call {
     /// The method.
     pub method: Method,
-    /// The domain it is about; empty for those about none.
+    /// The domain or network it is about; empty for those about none.
     pub domain: String,
-    /// The snapshot, or the agent's command; else empty.
+    /// The snapshot, the agent's command, or the address; else empty.
     pub argument: String,
 }
 
@@ -78,6 +86,10 @@ impl Pretended for () {
 impl Pretended for Option<Domain> {}
 impl Pretended for Vec<Domain> {}
 impl Pretended for Vec<Snapshot> {}
+impl Pretended for Vec<Network> {}
+impl Pretended for Option<Network> {}
+impl Pretended for Vec<Lease> {}
+impl Pretended for Vec<Address> {}
 impl Pretended for Value {}
 
 impl Pretended for Option<DomainLock> {

@@ -5,6 +5,7 @@
 //! power button, and what is on its disk ([`Simulated::write`], which snapshots keep and bring back).
 
 mod call;
+mod network;
 #[cfg(test)]
 mod tests;
 
@@ -19,11 +20,11 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::call::Pretended;
 pub use self::call::{Call, Fault, Method};
+use self::{call::Pretended, network::SimulatedNetwork};
 use super::{
-    Capabilities, Domain, DomainLock, DomainMetadata, DomainState, GuestCapability, Hypervisor,
-    HypervisorError, Locked, NewSnapshot, Snapshot,
+    Address, AddressSource, Capabilities, Domain, DomainLock, DomainMetadata, DomainState, GuestCapability,
+    Hypervisor, HypervisorError, Locked, NewSnapshot, Snapshot,
     domain_xml::{self, AgentChannel},
 };
 use crate::base::SnapshotKind;
@@ -47,6 +48,8 @@ struct Machine {
     metadata: Option<DomainMetadata>,
     state: DomainState,
     guest: Guest,
+    /// The addresses of its guest, and who else than DHCP knows them.
+    addresses: Vec<(AddressSource, Address)>,
     disk: Vec<String>,
     snapshots: Vec<Kept>,
     current: Option<String>,
@@ -73,6 +76,7 @@ struct Injected {
 #[derive(Default)]
 struct State {
     machines: BTreeMap<String, Machine>,
+    networks: BTreeMap<String, SimulatedNetwork>,
     calls: Vec<Call>,
     faults: VecDeque<Injected>,
     time: i64,
@@ -112,7 +116,8 @@ impl Simulated {
     #[must_use]
     pub fn fork(&self) -> Self {
         let state = self.state();
-        let state = State { machines: state.machines.clone(), time: state.time, ..State::default() };
+        let (machines, networks) = (state.machines.clone(), state.networks.clone());
+        let state = State { machines, networks, time: state.time, ..State::default() };
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()), size: self.size }
     }
 
@@ -339,6 +344,7 @@ impl Machine {
             has_agent_channel,
             state: DomainState::ShutOff,
             guest: Guest { agent_starts: true, heeds_power_button: true, answers: Arc::new(answers) },
+            addresses: Vec::new(),
             disk: Vec::new(),
             snapshots: Vec::new(),
             current: None,
@@ -438,6 +444,7 @@ impl Hypervisor for Simulated {
 
     async fn start(&self, name: &str) -> Result<(), HypervisorError> {
         self.call(Method::Start, name, "", |state| {
+            state.connect(name)?;
             state.machine(name)?.state = DomainState::Running;
             Ok(())
         })
@@ -528,6 +535,7 @@ impl Hypervisor for Simulated {
 
     async fn revert(&self, name: &str, snapshot: &str) -> Result<(), HypervisorError> {
         self.call(Method::Revert, name, snapshot, |state| {
+            state.connect(name)?;
             let machine = state.machine(name)?;
             let Some(kept) = machine.snapshots.iter().find(|kept| kept.snapshot.name == snapshot).cloned()
             else {

@@ -17,7 +17,7 @@ use crate::{
 async fn connect(simulated: &SimulatedGuest) -> Lent {
     let connector = SimulatedConnector::new();
     connector.add("guest", 22, simulated);
-    let endpoint = Endpoint { host: "guest".to_owned(), port: 22, host_key: None };
+    let endpoint = Endpoint { host: "guest".to_owned(), port: 22, jump: None, host_key: None };
     let password = Credential::Password(Secret::new("x"));
     let r#become = Become { method: BecomeMethod::Sudo, user: "root".to_owned(), password: None };
     let login = Login { user: "ci".to_owned(), credentials: vec![password], r#become };

@@ -43,6 +43,7 @@ fn existing(made_from: &Wanted, checkpoints: &[Checkpoint]) -> Existing {
             state: DomainState::ShutOff,
             metadata: Some(metadata),
             ssh_port: Some(20_000),
+            interfaces: Vec::new(),
             disks: vec![],
             memory: 1024,
             vcpus: 2,

@@ -1,3 +1,4 @@
 mod machine;
+mod network;
 mod place;
 mod schedule;

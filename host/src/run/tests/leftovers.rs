@@ -163,6 +163,7 @@ async fn disks_of_no_domain_are_orphans() {
         state: DomainState::ShutOff,
         metadata: None,
         ssh_port: None,
+        interfaces: Vec::new(),
         disks: vec![machines.join(disk)],
         memory: 1024,
         vcpus: 1,

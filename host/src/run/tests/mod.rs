@@ -8,6 +8,7 @@ mod kept;
 mod leftovers;
 mod life;
 mod modules;
+mod network;
 mod ready;
 mod retries;
 mod scale;

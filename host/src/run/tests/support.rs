@@ -19,12 +19,12 @@ use crate::{
     base::{Checkpoint, Digest, Login, Phase},
     farm::{DomainType, Farm, Gate, Machine, PhaseRules},
     guest::{
-        Connection, Connector, Endpoint, GuestError,
+        Connection, Connector, Endpoint, GuestError, Way,
         simulated::{Answer, HOST_KEY, SimulatedConnector, SimulatedGuest},
     },
-    hypervisor::{DomainState, Hypervisor as _, Snapshot, simulated::Simulated},
+    hypervisor::{DomainState, Hypervisor as _, Networks as _, NewNetwork, Snapshot, simulated::Simulated},
     image::{Format, ImageError},
-    plan::{self, Capacity, Demand, Operation, Options, Origin, Placed, Wanted},
+    plan::{self, Capacity, Demand, Member, Operation, Options, Origin, Placed, Wanted},
     run::{
         Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, Ports, ProgressInWords, Seed,
         Site, Storage, StorageError, Summary, domain_inputs, look, run,
@@ -155,11 +155,19 @@ impl World {
 
     /// Says how a machine's checkpoints are kept.
     pub(super) fn set_snapshot_type(&mut self, machine: &str, kind: &str) {
+        self.edit_platform(machine, "metadata: { ", &format!("metadata: {{ snapshot_type: {kind}, "));
+    }
+
+    /// Says what a machine's network is.
+    pub(super) fn set_net(&mut self, machine: &str, net: &str) {
+        self.edit_platform(machine, "  disks:", &format!("  net: {net}\n  disks:"));
+    }
+
+    fn edit_platform(&mut self, machine: &str, old: &str, new: &str) {
         let root = Utf8Path::from_path(self.folder.path()).unwrap();
         let path = root.join(format!("setup_vm/platforms/{machine}.yaml"));
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(path, text.replace("metadata: { ", &format!("metadata: {{ snapshot_type: {kind}, ")))
-            .unwrap();
+        fs::write(path, text.replace(old, new)).unwrap();
         self.farm = Farm::load(root).unwrap();
     }
 
@@ -218,19 +226,43 @@ impl World {
             let existing = look(&self.hypervisor, name).await.unwrap();
             let project = &self.farm.config.project;
             let plan = plan::plan(name, project, &wanted, existing.as_ref(), &options).unwrap();
+            let network = self.network(machine).await;
             let (machine, site, options) = (machine.clone(), site.clone(), options.clone());
             let demand = Demand { hypervisor: 0, memory: machine.ram, vcpus: machine.vcpus };
-            jobs.push(MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs });
+            jobs.push(MachineJob {
+                machine,
+                site,
+                demand,
+                plan,
+                existing,
+                options,
+                wanted,
+                steps,
+                inputs,
+                network,
+            });
         }
         self.hypervisor.clear_calls();
         self.modules.clear_calls();
         jobs
     }
 
+    async fn network(&self, machine: &Machine) -> Option<NewNetwork> {
+        let existing = self.hypervisor.networks().await.unwrap();
+        let members = [Member {
+            machine: machine.name.clone(),
+            mac: machine.mac().to_owned(),
+            ip: machine.net.ip,
+            prefix: machine.net.prefix,
+        }];
+        machine.net.libvirt_network().and_then(|name| plan::network(name, &members, &existing).unwrap())
+    }
+
     fn site(&self, events: Arc<dyn EventSink>) -> Arc<Site> {
         Arc::new(Site {
             hypervisor: Arc::new(self.hypervisor.clone()),
             connector: Arc::new(Wires { hypervisor: self.hypervisor.clone(), guests: self.guests.clone() }),
+            way: Way::Here,
             storage: self.images.clone(),
             events,
             locks: Arc::new(Locks::new(self.locks())),
@@ -409,7 +441,7 @@ impl Ran {
     }
 }
 
-/// Reaches the guest of the running domain that has the port.
+/// Reaches the guest of the running domain that has the port or the address.
 struct Wires {
     hypervisor: Simulated,
     guests: Arc<IndexMap<String, SimulatedGuest>>,
@@ -423,13 +455,10 @@ impl Connector for Wires {
         login: &Login,
         limit: Duration,
     ) -> Result<Connection, GuestError> {
-        let is_there = |name: &str| {
-            let (domain, _) = self.hypervisor.look(name)?;
-            (domain.state == DomainState::Running && domain.ssh_port == Some(endpoint.port)).then_some(())
-        };
         let connector = SimulatedConnector::new();
-        match self.guests.iter().find(|(name, _)| is_there(name).is_some()) {
-            Some((_, guest)) => connector.add(&endpoint.host, endpoint.port, guest),
+        let there = self.hypervisor.at(&endpoint.host, endpoint.port);
+        match there.and_then(|name| self.guests.get(&name)) {
+            Some(guest) => connector.add(&endpoint.host, endpoint.port, guest),
             None => tokio::time::sleep(limit).await,
         }
         connector.connect(endpoint, login, limit).await

@@ -1,0 +1,58 @@
+//! The networks of libvirt's that machines are in, looked at before anything is touched.
+
+use std::collections::BTreeMap;
+
+use miette::IntoDiagnostic;
+
+use super::workbench::Workbench;
+use crate::{
+    base::Problems,
+    farm::Machine,
+    hypervisor::NewNetwork,
+    plan::{self, Member, Placed},
+};
+
+/// What is to be made of networks that are missing, by the names of their machines. That a machine can't have its fixed address
+/// is an error, with its place.
+pub(super) async fn missing(
+    workbench: &Workbench,
+    placed: &[(Machine, Placed)],
+) -> miette::Result<BTreeMap<String, NewNetwork>> {
+    let mut groups: BTreeMap<(usize, &str), Vec<&Machine>> = BTreeMap::new();
+    for (machine, placed) in placed {
+        if let Some(network) = machine.net.libvirt_network() {
+            groups.entry((placed.hypervisor, network)).or_default().push(machine);
+        }
+    }
+    let (mut missing, mut problems) = (BTreeMap::new(), Vec::new());
+    let mut known = BTreeMap::new();
+    for ((host, network), machines) in groups {
+        if !known.contains_key(&host) {
+            known.insert(host, workbench.hosts[host].hypervisor.networks().await.into_diagnostic()?);
+        }
+        let existing = known.get(&host).map(Vec::as_slice).unwrap_or_default();
+        let members: Vec<_> = machines.iter().map(|machine| member(machine)).collect();
+        match plan::network(network, &members, existing) {
+            Ok(None) => {}
+            Ok(Some(new)) => {
+                missing.extend(machines.iter().map(|machine| (machine.name.clone(), new.clone())));
+            }
+            Err(errors) => problems.extend(errors.into_iter().map(|error| {
+                let of = machines.iter().find(|machine| error.machine() == Some(machine.name.as_str()));
+                let help =
+                    "see `virsh net-dumpxml` for what there is, and give another `ip`, `mask` or `source`";
+                of.unwrap_or(&machines[0]).network_problem(error.to_string()).help(help)
+            })),
+        }
+    }
+    Problems::unless_empty(problems, missing).map_err(Into::into)
+}
+
+fn member(machine: &Machine) -> Member {
+    Member {
+        machine: machine.name.clone(),
+        mac: machine.mac().to_owned(),
+        ip: machine.net.ip,
+        prefix: machine.net.prefix,
+    }
+}
