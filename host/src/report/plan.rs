@@ -2,7 +2,7 @@ use std::fmt::Write;
 
 use crate::{
     base::Checkpoint,
-    plan::{MachinePlan, Operation, Planned, Retry},
+    plan::{MachinePlan, Operation, PlannedOperation, Retry},
 };
 
 /// A plan for people: what each checkpoint is good for, and what will be done; if `verbose`, also why.
@@ -13,7 +13,7 @@ pub fn plan_text(plan: &MachinePlan, verbose: bool) -> String {
         let _ = writeln!(text, "  {:width$}  {verdict}", checkpoint.name());
     }
     if verbose {
-        for Planned { operation, reason, retry } in &plan.operations {
+        for PlannedOperation { operation, reason, retry } in &plan.operations {
             let _ = write!(text, "  -> {operation}: {reason}");
             let _ = match retry {
                 Some(Retry { times, from: Some(from) }) => {

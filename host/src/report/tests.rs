@@ -11,7 +11,7 @@ use super::{
 use crate::{
     base::{Checkpoint, Phase},
     guest::Stream,
-    plan::{MachinePlan, Operation, Planned, Retry, Verdict},
+    plan::{MachinePlan, Operation, PlannedOperation, Retry, Verdict},
     run::{EVENT_FORMAT, Event, Failure, Level, RunId, TimedEvent},
 };
 
@@ -46,7 +46,8 @@ fn plan(verdicts: [Verdict; 3], operations: Vec<Operation>) -> MachinePlan {
         Operation::Phase { phase: Phase::Main } => Some(Retry { times: 2, from: Some(Checkpoint::Init) }),
         _ => None,
     };
-    let planned = |operation| Planned { operation, reason: reason(operation), retry: retry(operation) };
+    let planned =
+        |operation| PlannedOperation { operation, reason: reason(operation), retry: retry(operation) };
     let operations = operations.into_iter().map(planned).collect();
     MachinePlan { machine: "debian_vs_amd64".into(), checkpoints, operations }
 }

@@ -13,7 +13,7 @@ use crate::{
     module::{
         self, Check, CheckedAnswer, CheckedCall, ModuleLog, Probes, Rehearsal, ResolvedStep, ResolvedSteps,
     },
-    plan::{MachinePlan, Operation, Planned, Wanted},
+    plan::{MachinePlan, Operation, PlannedOperation, Wanted},
 };
 
 /// What the steps of a machine would do.
@@ -74,7 +74,7 @@ pub async fn rehearse(
     let probes = Arc::new(state::open(Some(path)).await);
     let check = Arc::new(Check::new(probes.clone()));
     let mut phases = Vec::new();
-    for Planned { operation, .. } in &plan.operations {
+    for PlannedOperation { operation, .. } in &plan.operations {
         state::follow(&probes, *operation, wanted);
         if let Operation::Phase { phase } = *operation {
             let mut rehearsed = Vec::new();
