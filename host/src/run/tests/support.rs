@@ -14,20 +14,19 @@ use indexmap::IndexMap;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::modules::Modules;
+use super::{images::Images, modules::Modules};
 use crate::{
-    base::{Checkpoint, Digest, Login, Phase},
-    farm::{DomainType, Farm, Gate, Machine, PhaseRules},
+    base::{Checkpoint, Login, Phase},
+    farm::{DomainType, Farm, Gate, PhaseRules},
     guest::{
         Connection, Connector, Endpoint, GuestError,
-        simulated::{Answer, HOST_KEY, SimulatedConnector, SimulatedGuest},
+        simulated::{Answer, SimulatedConnector, SimulatedGuest},
     },
     hypervisor::{DomainState, Hypervisor as _, Snapshot, simulated::Simulated},
-    image::{Format, ImageError},
     plan::{self, Capacity, Demand, Operation, Options, Origin, Placed, Wanted},
     run::{
-        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, Ports, ProgressInWords, Seed,
-        Site, Storage, StorageError, Summary, domain_inputs, look, run,
+        Event, EventSink, Failure, Journal, Locks, MachineJob, Orders, Ports, Site, Storage as _, Summary,
+        domain_inputs, look, run,
     },
 };
 
@@ -95,15 +94,25 @@ impl World {
         }
         let farm = Farm::load(Utf8Path::from_path(folder.path()).unwrap()).unwrap();
         let hypervisor = Simulated::new();
-        let guests = names.iter().map(|name| (name.clone(), guest())).collect();
+        Self::with(Arc::new(folder), farm, Modules::new(hypervisor.clone()), hypervisor, Images::default())
+    }
+
+    fn with(
+        folder: Arc<TempDir>,
+        farm: Farm,
+        modules: Arc<Modules>,
+        hypervisor: Simulated,
+        images: Images,
+    ) -> Self {
         Self {
-            folder: Arc::new(folder),
-            data: data_folder(),
+            folder,
+            // In memory: the journal waits for what it writes to be on the disk.
+            data: tempfile::tempdir_in("/dev/shm").unwrap(),
+            guests: Arc::new(farm.machines.keys().map(|name| (name.clone(), guest())).collect()),
             farm,
-            modules: Modules::new(hypervisor.clone()),
             hypervisor,
-            images: Arc::default(),
-            guests: Arc::new(guests),
+            modules,
+            images: Arc::new(images),
             acts: Arc::default(),
             allowed: Gate::all().collect(),
             fresh: false,
@@ -125,23 +134,8 @@ impl World {
     /// The same farm in the same state, with troubles and flags of its own.
     pub(super) fn fork(&self) -> Self {
         let hypervisor = self.hypervisor.fork();
-        Self {
-            folder: self.folder.clone(),
-            data: data_folder(),
-            farm: self.farm.clone(),
-            modules: self.modules.fork(hypervisor.clone()),
-            hypervisor,
-            images: Arc::new(self.images.fork()),
-            guests: Arc::new(self.farm.machines.keys().map(|name| (name.clone(), guest())).collect()),
-            acts: Arc::default(),
-            allowed: Gate::all().collect(),
-            fresh: false,
-            at_once: None,
-            rules: PhaseRules::default(),
-            max_failures: None,
-            capacity: Capacity::UNBOUNDED,
-            stop: CancellationToken::new(),
-        }
+        let modules = self.modules.fork(hypervisor.clone());
+        Self::with(self.folder.clone(), self.farm.clone(), modules, hypervisor, self.images.fork())
     }
 
     pub(super) fn guest(&self, machine: &str) -> &SimulatedGuest {
@@ -153,13 +147,12 @@ impl World {
         Utf8Path::from_path(self.data.path()).unwrap().join("locks")
     }
 
-    /// Says how a machine's checkpoints are kept.
-    pub(super) fn set_snapshot_type(&mut self, machine: &str, kind: &str) {
+    /// Adds to a machine's `vm.metadata`.
+    pub(super) fn add_metadata(&mut self, machine: &str, entry: &str) {
         let root = Utf8Path::from_path(self.folder.path()).unwrap();
         let path = root.join(format!("setup_vm/platforms/{machine}.yaml"));
         let text = fs::read_to_string(&path).unwrap();
-        fs::write(path, text.replace("metadata: { ", &format!("metadata: {{ snapshot_type: {kind}, ")))
-            .unwrap();
+        fs::write(path, text.replace("metadata: { ", &format!("metadata: {{ {entry}, "))).unwrap();
         self.farm = Farm::load(root).unwrap();
     }
 
@@ -337,11 +330,6 @@ impl World {
     }
 }
 
-/// In memory: the journal waits for what it writes to be on the disk.
-fn data_folder() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap()
-}
-
 fn guest() -> SimulatedGuest {
     let guest = SimulatedGuest::new();
     guest.on(["sync"], Answer::ok());
@@ -433,78 +421,5 @@ impl Connector for Wires {
             None => tokio::time::sleep(limit).await,
         }
         connector.connect(endpoint, login, limit).await
-    }
-}
-
-/// Images that are there at once, and the disks that were made of them.
-#[derive(Default)]
-pub(super) struct Images {
-    /// The machines that have disks.
-    pub(super) disks: Mutex<BTreeSet<String>>,
-    /// A machine whose image can't be fetched, and why.
-    pub(super) missing: Mutex<HashMap<String, String>>,
-}
-
-impl Images {
-    fn fork(&self) -> Self {
-        Self { disks: Mutex::new(self.disks.lock().unwrap().clone()), missing: Mutex::default() }
-    }
-}
-
-fn digest(name: &str, uri: &str) -> Digest {
-    Digest::of(format!("{name} {uri}"))
-}
-
-#[async_trait]
-impl Storage for Images {
-    fn known(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
-        let known = |(name, resource): (String, &crate::farm::Resource)| {
-            let digest = digest(&name, &resource.uri);
-            (name, Some(digest))
-        };
-        machine.resources().into_iter().map(known).collect()
-    }
-
-    async fn identify(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
-        self.known(machine)
-    }
-
-    async fn fetch(
-        &self,
-        machine: &Machine,
-        _progress: ProgressInWords,
-    ) -> Result<IndexMap<String, Fetched>, StorageError> {
-        if let Some(message) = self.missing.lock().unwrap().get(&machine.name).cloned() {
-            let uri = machine.disks[0].image.uri.clone();
-            let source = Box::new(ImageError::Unusable { uri, message });
-            return Err(StorageError::Fetch { name: "disk 0".to_owned(), source });
-        }
-        let fetched = |(name, resource): (String, &crate::farm::Resource)| {
-            let digest = digest(&name, &resource.uri);
-            (name, Fetched { path: "/images/image".into(), digest, format: Some(Format::Qcow2) })
-        };
-        Ok(machine.resources().into_iter().map(fetched).collect())
-    }
-
-    async fn create_disks(
-        &self,
-        machine: &Machine,
-        fetched: &IndexMap<String, Fetched>,
-    ) -> Result<Vec<Utf8PathBuf>, StorageError> {
-        self.disks.lock().unwrap().insert(machine.name.clone());
-        Ok((0..fetched.len()).map(|index| format!("/machines/{}/disk{index}", machine.name).into()).collect())
-    }
-
-    async fn create_seed(&self, machine: &Machine) -> Result<Option<Seed>, StorageError> {
-        let seed = || Seed {
-            path: format!("/machines/{}/seed.iso", machine.name).into(),
-            host_key: HOST_KEY.to_owned(),
-        };
-        Ok(machine.first_boot().map(|_| seed()))
-    }
-
-    async fn remove_disks(&self, machine: &str) -> Result<(), StorageError> {
-        self.disks.lock().unwrap().remove(machine);
-        Ok(())
     }
 }
