@@ -2,11 +2,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{
-    FarmArgs,
-    planned::{PlanArgs, Planned},
-    print, print_json,
-};
+use super::{FarmArgs, chosen::PlanArgs, planned::Planned, print, print_json};
 use crate::{
     plan::MachinePlan,
     report::{plan_text, rehearsal_text},
@@ -44,7 +40,7 @@ struct Deep<'a> {
 
 impl Plan {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let planned = Planned::new(args, &self.plan).await?;
+        let planned = Planned::load(args, &self.plan).await?;
         if self.deep {
             return self.deep(&planned).await;
         }
