@@ -61,8 +61,9 @@ impl Up {
         let mut chosen = Chosen::new(&farm, &self.plan).await?;
         chosen.read_secrets(&farm)?;
         let workbench = Workbench::connect(args, farm).await?;
-        prune::recover(&workbench).await?;
-        let planned = Planned::new(args, workbench, chosen).await?;
+        let recovered = prune::recover(&workbench).await?;
+        let planned = Planned::new(args, workbench, chosen).await;
+        let planned = planned.inspect_err(|_| recovered.iter().for_each(|done| eprintln!("{done}")))?;
         let stop = stop_at_signal().into_diagnostic()?;
         let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
         let run = RunId::new();
@@ -82,6 +83,7 @@ impl Up {
         let orders = Orders {
             run: run.clone(),
             project: config.project.clone(),
+            recovered,
             events: events.clone(),
             at_once: self.jobs.or(config.serial),
             capacities: planned.capacities.clone(),

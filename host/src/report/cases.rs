@@ -97,8 +97,9 @@ impl Cases {
             }
             Event::RunFinished { seconds, .. } => self.seconds = Some(*seconds),
             event => {
-                if let Some(machine) = event.machine() {
-                    self.machines.entry(machine.to_owned()).or_default().take(*at, event);
+                // A killed run's machine that this run only put right is none of its own.
+                if let Some(machine) = event.machine().and_then(|name| self.machines.get_mut(name)) {
+                    machine.take(*at, event);
                 }
             }
         }

@@ -39,6 +39,15 @@ fn of_one_machine() {
 }
 
 #[test]
+fn machine_that_the_run_only_put_right_is_none_of_its_own() {
+    let mut events = events();
+    let line = "powered off: a run was killed that worked on it".to_owned();
+    events.insert(1, Event::Log { machine: "another".into(), level: Level::Info, line });
+    let xml = junit(events, &[]);
+    assert!(!xml.contains("another"), "{xml}");
+}
+
+#[test]
 fn of_a_run_that_was_cut_off() {
     let events = events();
     let until = events.iter().position(|event| matches!(event, Event::OperationFailed { .. })).unwrap();

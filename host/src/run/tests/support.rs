@@ -25,8 +25,8 @@ use crate::{
     hypervisor::{DomainState, Hypervisor as _, Snapshot, simulated::Simulated},
     plan::{self, Capacity, Demand, Operation, Options, Origin, Placed, Wanted},
     run::{
-        Event, EventSink, Failure, Journal, Locks, MachineJob, Orders, Ports, Site, Storage as _, Summary,
-        domain_inputs, look, run,
+        Event, EventSink, Failure, Journal, Locks, MachineJob, Orders, Ports, Recovered, Site, Storage as _,
+        Summary, domain_inputs, look, run,
     },
 };
 
@@ -52,6 +52,8 @@ pub(super) struct World {
     pub(super) rules: PhaseRules,
     pub(super) max_failures: Option<NonZeroUsize>,
     pub(super) capacity: Capacity,
+    /// What the run is told of the time before it.
+    pub(super) recovered: Vec<Recovered>,
     /// Cancelled by a test to interrupt the run.
     pub(super) stop: CancellationToken,
 }
@@ -120,6 +122,7 @@ impl World {
             rules: PhaseRules::default(),
             max_failures: None,
             capacity: Capacity::UNBOUNDED,
+            recovered: Vec::new(),
             stop: CancellationToken::new(),
         }
     }
@@ -266,6 +269,7 @@ impl World {
         let orders = Orders {
             run: Default::default(),
             project: self.farm.config.project.clone(),
+            recovered: self.recovered.clone(),
             events: events_sink,
             at_once: self.at_once,
             capacities: vec![self.capacity],
