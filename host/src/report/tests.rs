@@ -87,9 +87,11 @@ fn plans() {
         plan([Missing, Missing, Missing], with(vec![install, Operation::Startup, create(Checkpoint::Clean)])),
         plan([Valid, Valid, Valid], vec![]),
     ];
-    let texts = |verbose| plans.iter().map(|plan| plan_text(plan, verbose)).collect::<Vec<_>>().join("\n");
+    let texts =
+        |verbose| plans.iter().map(|plan| plan_text(plan, None, verbose)).collect::<Vec<_>>().join("\n");
     insta::assert_snapshot!("plans", texts(false));
     insta::assert_snapshot!("plans_verbose", texts(true));
+    assert!(plan_text(&plans[0], Some("near"), false).starts_with("debian_vs_amd64 on near\n  clean "));
 }
 
 /// A run of two machines: one passes, one fails in a step.
@@ -210,7 +212,7 @@ fn a_rehearsal_says_what_would_be_done_and_what_is_not_known() {
     use crate::{
         base::Phase,
         module::{CheckedAnswer, CheckedCall, CommandCall, GuestCall, in_words},
-        run::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep},
+        run::{RehearsedEnd, RehearsedPhase, RehearsedStep},
     };
     let call = |argv: &[&str], answer: CheckedAnswer| {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
@@ -236,6 +238,5 @@ fn a_rehearsal_says_what_would_be_done_and_what_is_not_known() {
         step("facts", vec![], RehearsedEnd::Unknown("nothing is known of the guest yet".to_owned())),
         step("wrong", vec![query(Known)], RehearsedEnd::Fails("no such package\nor so".to_owned())),
     ];
-    let phases = vec![RehearsedPhase { phase: Phase::Dependencies, steps }];
-    insta::assert_snapshot!(rehearsal_text(&RehearsedMachine { machine: "m".to_owned(), phases }));
+    insta::assert_snapshot!(rehearsal_text(&[RehearsedPhase { phase: Phase::Dependencies, steps }]));
 }
