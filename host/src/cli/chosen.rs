@@ -18,10 +18,10 @@ use crate::{
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct PlanArgs {
     #[command(flatten)]
-    pub(super) selection: Selection,
+    selection: Selection,
     /// Install the machines anew, whatever exists.
     #[arg(long)]
-    pub(super) fresh: bool,
+    fresh: bool,
     /// Do only these operations, e.g. `startup,main`; the names are those of `allowed_phases` in farm.yaml.
     #[arg(long, value_name = "OPERATION", value_delimiter = ',', value_parser = gate)]
     only: Vec<Gate>,

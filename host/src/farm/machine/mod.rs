@@ -1,3 +1,5 @@
+//! One machine of a farm: what its definition comes to, and what the other rooms ask of it.
+
 mod definition;
 mod disks;
 mod wrong;
