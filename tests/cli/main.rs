@@ -9,3 +9,4 @@ mod images;
 mod init;
 mod machines;
 mod report;
+mod unreached;

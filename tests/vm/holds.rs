@@ -92,7 +92,8 @@ fn one_run_at_a_time_and_what_a_killed_one_leaves_is_put_right() {
     run.kill();
     let next = farm.up(&[&machine]);
     assert_eq!(next.passed().operations(&machine)[..2], ["restore clean", "dependencies"]);
-    assert!(next.stderr.contains("powered off: a run was killed"), "{}", next.stderr);
+    let told = next.events[1]["line"].as_str().unwrap();
+    assert!(told.starts_with("powered off: a run was killed"), "{told}");
 
     // Disks that belong to no domain are removed on demand only.
     let lost = farm.path("home/data/machines/lost");

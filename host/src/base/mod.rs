@@ -1,6 +1,7 @@
 //! Words that every room uses: names, phases, digests, folders.
 
 mod checksum;
+mod count;
 mod digest;
 mod dirs;
 mod grants;
@@ -12,6 +13,7 @@ mod time;
 mod xml;
 
 pub use checksum::{Checksum, ChecksumAlgorithm, ChecksumError, ChecksumValue};
+pub use count::counted;
 pub use digest::{Digest, DigestError};
 pub use dirs::{Dirs, DirsError};
 pub use grants::{Grants, PathGlob, PathGlobError};

@@ -9,7 +9,7 @@ use super::{
     workbench::dirs,
 };
 use crate::{
-    base::{Problem, Problems},
+    base::{Problem, Problems, counted},
     farm::Farm,
 };
 
@@ -44,8 +44,8 @@ impl Check {
             return Ok(ExitCode::from(if is_fine { 0 } else { crate::cli::WRONG_INPUT }));
         }
         Problems::unless_empty(problems, ())?;
-        let machines = if count == 1 { "1 machine is".to_owned() } else { format!("{count} machines are") };
-        print(format!("{machines} in order\n"));
+        let are = if count == 1 { "is" } else { "are" };
+        print(format!("{} {are} in order\n", counted(count, "machine")));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{FarmArgs, print, print_json, selection::Selection, table::table, workbench::dirs};
 use crate::{
+    base::counted,
     farm::Farm,
     image::{Listed, Store},
     run::{LocalStorage, Storage as _},
@@ -144,8 +145,7 @@ impl Prune {
             print(in_a_table(gone));
         }
         let done = if self.dry_run { "would be deleted" } else { "deleted" };
-        let files = if count == 1 { "file" } else { "files" };
-        print(format!("{count} {files} {done}, {}\n", megabytes(used)));
+        print(format!("{} {done}, {}\n", counted(count, "file"), megabytes(used)));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: a file a command. What a command prints is for people unless `--json` is given.
 
 mod check;
+mod chosen;
 mod console;
 mod copy;
 mod destroy;

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{
     FarmArgs,
-    planned::{PlanArgs, Planned},
+    chosen::PlanArgs,
+    planned::{Planned, PlannedMachine},
     print, print_json,
 };
 use crate::{
@@ -34,48 +35,62 @@ pub(super) struct Plan {
     json: bool,
 }
 
-/// A plan, and what its steps would do.
+/// What is shown of a machine.
 #[derive(Serialize)]
-struct Deep<'a> {
+struct Shown<'a> {
     #[serde(flatten)]
     plan: &'a MachinePlan,
-    phases: Vec<RehearsedPhase>,
+    /// The name of the hypervisor that it goes to.
+    hypervisor: &'a str,
+    /// What its steps would do, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phases: Option<Vec<RehearsedPhase>>,
 }
 
 impl Plan {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let planned = Planned::new(args, &self.plan).await?;
-        if self.deep {
-            return self.deep(&planned).await;
+        let planned = Planned::load(args, &self.plan).await?;
+        let workbench = &planned.workbench;
+        let known = workbench.dirs.guest_probes();
+        let mut shown = Vec::new();
+        for PlannedMachine { machine, host, wanted, plan, steps, .. } in planned.machines() {
+            let phases = match self.deep {
+                true => Some(rehearse(machine, plan, wanted, steps, &known).await),
+                false => None,
+            };
+            shown.push(Shown { plan, hypervisor: &workbench.hosts[*host].config.name, phases });
         }
-        let plans: Vec<_> = planned.machines().iter().map(|machine| &machine.plan).collect();
         if self.json {
-            print_json(&plans)?;
+            print_json(&shown)?;
         } else {
-            let texts: Vec<_> = plans.into_iter().map(|plan| plan_text(plan, self.verbose)).collect();
+            let is_choice = workbench.hosts.len() > 1;
+            let texts: Vec<_> = shown.iter().map(|shown| self.text(shown, is_choice)).collect();
             print(texts.join("\n"));
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    async fn deep(&self, planned: &Planned) -> miette::Result<ExitCode> {
-        let known = planned.workbench.dirs.guest_probes();
-        let mut rehearsed = Vec::new();
-        for machine in planned.machines() {
-            let rehearsal =
-                rehearse(&machine.machine, &machine.plan, &machine.wanted, &machine.steps, &known).await;
-            rehearsed.push((&machine.plan, rehearsal));
-        }
-        if self.json {
-            let deep = rehearsed.into_iter().map(|(plan, machine)| Deep { plan, phases: machine.phases });
-            print_json(&deep.collect::<Vec<_>>())?;
-        } else {
-            let texts: Vec<_> = rehearsed
-                .iter()
-                .map(|(plan, machine)| plan_text(plan, self.verbose) + &rehearsal_text(machine))
-                .collect();
-            print(texts.join("\n"));
-        }
-        Ok(ExitCode::SUCCESS)
+    fn text(&self, Shown { plan, hypervisor, phases }: &Shown<'_>, is_choice: bool) -> String {
+        let text = plan_text(plan, is_choice.then_some(hypervisor), self.verbose);
+        text + &phases.as_deref().map(rehearsal_text).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use indexmap::IndexMap;
+
+    use super::*;
+
+    #[test]
+    fn programs_are_told_the_hypervisor_and_phases_only_when_asked_for() {
+        let plan = MachinePlan { machine: "a".into(), checkpoints: IndexMap::new(), operations: vec![] };
+        let shown = |phases| serde_json::to_value(Shown { plan: &plan, hypervisor: "near", phases }).unwrap();
+        let mut expected = serde_json::json!({
+            "machine": "a", "checkpoints": {}, "operations": [], "hypervisor": "near"
+        });
+        assert_eq!(shown(None), expected);
+        expected["phases"] = serde_json::json!([]);
+        assert_eq!(shown(Some(vec![])), expected);
     }
 }

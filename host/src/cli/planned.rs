@@ -2,25 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use clap::Args;
 use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use indexmap::IndexMap;
 use miette::{IntoDiagnostic, miette};
 
 use super::{
     FarmArgs,
-    inspect::{Inspected, inspect, library},
+    chosen::{Chosen, PlanArgs},
     networks,
     selection::Selection,
-    workbench::{Host, Outside, Workbench, dirs},
+    workbench::{Host, Outside, Workbench},
 };
 use crate::{
-    base::{Phase, Problems},
-    farm::{Farm, Gate, Machine},
+    farm::{Farm, Machine},
     guest::keypair::{self, PublicKeyLine},
     hypervisor::{Domain, DomainState, NewNetwork, libvirt::default_uri},
     module::ResolvedSteps,
-    plan::{self, Candidate, Capacity, Demand, Existing, GateChoice, Need, Options, Origin, Placed, Wanted},
+    plan::{self, Candidate, Capacity, Demand, Existing, Need, Options, Origin, Placed, Wanted},
     run::{MachineJob, Storage, domain_inputs},
 };
 
@@ -32,53 +30,6 @@ const VCPUS_PER_CPU: u32 = 4;
 
 /// How many machines are looked at at once.
 const LOOKS: usize = 8;
-
-/// Which machines, and how much of their lives.
-#[derive(Debug, Clone, Default, Args)]
-pub(super) struct PlanArgs {
-    #[command(flatten)]
-    pub(super) selection: Selection,
-    /// Install the machines anew, whatever exists.
-    #[arg(long)]
-    pub(super) fresh: bool,
-    /// Do only these operations, e.g. `startup,main`; the names are those of `allowed_phases` in farm.yaml.
-    #[arg(long, value_name = "OPERATION", value_delimiter = ',', value_parser = gate)]
-    only: Vec<Gate>,
-    /// Leave these operations out, e.g. `shutdown`.
-    #[arg(long, value_name = "OPERATION", value_delimiter = ',', value_parser = gate)]
-    skip: Vec<Gate>,
-    /// Begin with this phase: it and those after it are done again, whatever checkpoints there are of them.
-    #[arg(long, value_name = "PHASE", value_parser = phase)]
-    from: Option<Phase>,
-    /// End with this phase and its checkpoint; the machine is shut down after it.
-    #[arg(long, value_name = "PHASE", value_parser = phase)]
-    until: Option<Phase>,
-}
-
-fn gate(text: &str) -> Result<Gate, String> {
-    Gate::try_from(text.to_owned())
-}
-
-fn phase(text: &str) -> Result<Phase, String> {
-    let names = || Phase::ALL.map(Phase::name).join(", ");
-    Phase::ALL
-        .into_iter()
-        .find(|phase| phase.name() == text)
-        .ok_or_else(|| format!("expected one of {}", names()))
-}
-
-impl PlanArgs {
-    fn options(&self, farm: &Farm) -> miette::Result<Options> {
-        let Self { fresh, only, skip, from, until, .. } = self.clone();
-        let choice = GateChoice { only, skip, from, until };
-        Ok(Options {
-            allowed: choice.of(&farm.config.allowed()).into_diagnostic()?,
-            fresh,
-            rules: farm.config.per_phase.clone(),
-            now: jiff::Timestamp::now().as_second(),
-        })
-    }
-}
 
 /// A farm whose files, phase modules and grants are all in order, and what is wanted of its machines.
 pub(super) struct Planned {
@@ -105,31 +56,23 @@ pub(super) struct PlannedMachine {
 
 impl Planned {
     /// Checks everything that can be checked without touching a machine, then plans.
-    pub(super) async fn new(args: &FarmArgs, plan: &PlanArgs) -> miette::Result<Self> {
+    pub(super) async fn load(args: &FarmArgs, plan: &PlanArgs) -> miette::Result<Self> {
         let farm = Farm::load(&args.farm)?;
-        let options = plan.options(&farm)?;
-        Self::with(args, farm, &plan.selection, &options).await
+        let chosen = Chosen::new(&farm, plan).await?;
+        Self::new(args, Workbench::connect(args, farm).await?, chosen).await
     }
 
-    /// As [`Self::new`], for commands that only look: as if every operation were allowed.
+    /// As [`Self::load`], for commands that only look: as if every operation were allowed.
     pub(super) async fn look(args: &FarmArgs, selection: &Selection) -> miette::Result<Self> {
         let farm = Farm::load(&args.farm)?;
-        let options = Options { allowed: Gate::all().collect(), ..PlanArgs::default().options(&farm)? };
-        Self::with(args, farm, selection, &options).await
+        let chosen = Chosen::to_look(&farm, selection).await?;
+        Self::new(args, Workbench::connect(args, farm).await?, chosen).await
     }
 
-    async fn with(
-        args: &FarmArgs,
-        farm: Farm,
-        selection: &Selection,
-        options: &Options,
-    ) -> miette::Result<Self> {
-        let library = library(&farm, &dirs()?)?;
-        let selected: Vec<_> = selection.of(&farm)?.into_iter().map(|machine| machine.name.clone()).collect();
-        let Inspected { steps, problems } = inspect(&farm, &selected, &library).await;
-        Problems::unless_empty(problems, ())?;
-        let workbench = Workbench::connect(args, farm).await?;
-        let hosts = try_join_all(workbench.hosts.iter().map(|host| look_around(host, &selected))).await?;
+    /// Looks at what the hypervisors have, and plans.
+    pub(super) async fn new(args: &FarmArgs, workbench: Workbench, chosen: Chosen) -> miette::Result<Self> {
+        let Chosen { names, steps, options } = chosen;
+        let hosts = try_join_all(workbench.hosts.iter().map(|host| look_around(host, &names))).await?;
         let (candidates, domains): (Vec<_>, Vec<_>) = hosts.into_iter().unzip();
         let port = |domain: &Domain| Some((domain.ssh_port?, domain.name.clone()));
         let forwards = workbench.farm.forwarded_ports();
@@ -137,10 +80,10 @@ impl Planned {
             .ports
             .note(forwards.into_iter().map(|port| (port, "a port forward of the farm".to_owned())));
         workbench.ports.note(domains.iter().flat_map(BTreeMap::values).filter_map(port));
-        let placed = place(args, &workbench, &selected, &candidates)?;
+        let placed = place(args, &workbench, &names, &candidates)?;
         let capacities = candidates.into_iter().map(|candidate| candidate.capacity).collect();
         let missing = networks::missing(&workbench, &placed).await?;
-        let mut machines = workbench.plan(placed, &domains, steps, options).await?;
+        let mut machines = workbench.plan(placed, &domains, steps, &options).await?;
         for planned in &mut machines {
             planned.network = missing.get(&planned.machine.name).cloned();
         }
@@ -153,17 +96,16 @@ impl Planned {
     }
 
     /// What a run is to do.
-    pub(super) fn into_jobs(self, outside: Outside) -> miette::Result<Vec<MachineJob>> {
+    pub(super) fn into_jobs(self, outside: Outside) -> Vec<MachineJob> {
         let Self { workbench, machines, .. } = self;
         let site = |host| workbench.site(host, outside.clone());
         let sites: Vec<_> = workbench.hosts.iter().map(site).collect();
         let job = |planned: PlannedMachine| {
-            let PlannedMachine { machine, host, existing, options, wanted, plan, inputs, network, mut steps } =
+            let PlannedMachine { machine, host, existing, options, wanted, plan, inputs, network, steps } =
                 planned;
-            steps.read_secrets(&workbench.farm)?;
             let demand = Demand { hypervisor: host, memory: machine.ram, vcpus: machine.vcpus };
             let site = sites[host].clone();
-            Ok(MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs, network })
+            MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs, network }
         };
         machines.into_iter().map(job).collect()
     }

@@ -6,7 +6,7 @@ use miette::IntoDiagnostic;
 use super::{FarmArgs, print, workbench::Workbench};
 use crate::{
     hypervisor::{Hypervisor, libvirt::Libvirt},
-    run::{Entry, Leftover, LockError, Notice, Storage},
+    run::{Entry, Leftover, LockError, Notice, Recovered, Storage},
 };
 
 /// Remove what killed runs left: machines that were not made to their end, machines that still run, and disks that belong to
@@ -31,38 +31,37 @@ impl Prune {
         let mut pruned = Pruned::default();
         pruned.add(leftovers(&workbench, self.dry_run).await?);
         pruned.add(orphans(&workbench, self.dry_run).await?);
-        for line in &pruned.lines {
-            print(format!("{line}\n"));
+        for done in &pruned.done {
+            print(format!("{done}\n"));
         }
         for report in &pruned.problems {
             eprintln!("{report:?}");
         }
-        if pruned.lines.is_empty() && pruned.problems.is_empty() {
+        if pruned.done.is_empty() && pruned.problems.is_empty() {
             print("nothing is left over\n");
         }
         Ok(if pruned.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-/// Removes what killed runs left, before a run begins, and says so. Gives whether anything was changed. What can't be removed
-/// does not keep other machines' runs from going on: that of its own machine meets the same trouble.
-pub(super) async fn recover(workbench: &Workbench) -> miette::Result<bool> {
+/// Removes what killed runs left, before a run begins, and gives what was done. What can't be removed is said, and does not
+/// keep other machines' runs from going on: that of its own machine meets the same trouble.
+pub(super) async fn recover(workbench: &Workbench) -> miette::Result<Vec<Recovered>> {
     let pruned = leftovers(workbench, false).await?;
-    pruned.lines.iter().for_each(|line| eprintln!("{line}"));
     pruned.problems.iter().for_each(|report| eprintln!("{report:?}"));
-    Ok(!pruned.lines.is_empty())
+    Ok(pruned.done)
 }
 
-/// What was removed, a line each, and what could not be.
+/// What was removed, and what could not be.
 #[derive(Default)]
 struct Pruned {
-    lines: Vec<String>,
+    done: Vec<Recovered>,
     problems: Vec<miette::Report>,
 }
 
 impl Pruned {
     fn add(&mut self, other: Self) {
-        self.lines.extend(other.lines);
+        self.done.extend(other.done);
         self.problems.extend(other.problems);
     }
 }
@@ -85,8 +84,8 @@ async fn leftovers(workbench: &Workbench, dry_run: bool) -> miette::Result<Prune
     for (entry, recovered) in join_all(recovered).await {
         match recovered {
             Ok(leftover) => {
-                let told = leftover.and_then(|leftover| leftover.told(entry, dry_run));
-                pruned.lines.extend(told.map(|told| format!("{}: {told}", entry.machine)));
+                let what = leftover.and_then(|leftover| leftover.told(entry, dry_run));
+                pruned.done.extend(what.map(|what| Recovered { machine: entry.machine.clone(), what }));
             }
             Err(report) => {
                 let message = format!("what a killed run left of {} could not be removed", entry.machine);
@@ -153,7 +152,8 @@ async fn orphans(workbench: &Workbench, dry_run: bool) -> miette::Result<Pruned>
         let would = if dry_run { "would be " } else { "" };
         match workbench.locks.during(&host.hypervisor, &name, &tell, remove).await {
             Ok(Ok(true)) => {
-                pruned.lines.push(format!("{name}: {would}removed: its disks belong to no domain"))
+                let what = format!("{would}removed: its disks belong to no domain");
+                pruned.done.push(Recovered { machine: name.clone(), what });
             }
             Ok(Ok(false)) | Err(LockError::Held { .. }) => {}
             Ok(Err(report)) => pruned.problems.push(report),

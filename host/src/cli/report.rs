@@ -8,6 +8,7 @@ use miette::{IntoDiagnostic, Report as Diagnostic, WrapErr, miette};
 
 use super::{print, print_json, table::table, workbench::dirs};
 use crate::{
+    base::counted,
     report::{self, Format, Outline, RecordError, RecordedEvents, Records, ReplayError, Selection, State},
     run::RunId,
 };
@@ -97,7 +98,8 @@ fn print_run(
     match report::replay(events, format, machines, state, &mut output) {
         Ok(0) => {}
         Ok(unknown) => {
-            eprintln!("{unknown} events are not shown: this version of farmhand does not know them");
+            let events = counted(unknown, "event");
+            eprintln!("not shown: {events} that this version of farmhand does not know");
         }
         // Who reads has seen enough.
         Err(ReplayError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}

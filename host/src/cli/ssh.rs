@@ -152,3 +152,34 @@ fn answer(machine: &str) -> miette::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::base::{Become, BecomeMethod};
+
+    #[tokio::test]
+    async fn exit_code_is_ssh_s_own() {
+        // Nobody listens there any more.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let r#become = Become { method: BecomeMethod::Su, user: "root".into(), password: None };
+        let way = Way {
+            endpoint: Endpoint { host: "127.0.0.1".into(), port, jump: None, host_key: None },
+            login: Login { user: "tester".into(), credentials: vec![], r#become },
+            alias: "m".into(),
+            known_hosts: tempfile::NamedTempFile::new().unwrap(),
+            farm: "/farm".into(),
+            machine: "m".into(),
+        };
+        let refused = way.run(|endpoint, login, alias, known_hosts| {
+            openssh::command_line(endpoint, login, alias, known_hosts, &["true".into()])
+        });
+        assert_eq!(refused.await.unwrap(), ExitCode::from(NO_CONNECTION));
+        let ended = way.run(|_, _, _, _| ["sh", "-c", "exit 7"].map(OsString::from).to_vec());
+        assert_eq!(ended.await.unwrap(), ExitCode::from(7));
+        let killed = way.run(|_, _, _, _| ["sh", "-c", "kill -9 $$"].map(OsString::from).to_vec());
+        assert_eq!(killed.await.unwrap(), ExitCode::from(NO_CONNECTION));
+    }
+}

@@ -5,12 +5,14 @@ use tokio::task::spawn_blocking;
 
 use super::{
     FarmArgs,
+    chosen::{Chosen, PlanArgs},
     interrupt::{INTERRUPTED, stop_at_signal},
-    planned::{PlanArgs, Planned},
+    planned::Planned,
     prune,
     workbench::{Outside, Workbench},
 };
 use crate::{
+    farm::Farm,
     report::{Format, Hub, Record, Records, Reporter},
     run::{self, EventSink, Orders, RunId, Summary},
 };
@@ -55,10 +57,13 @@ pub(super) struct Up {
 
 impl Up {
     pub(super) async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
-        let mut planned = Planned::new(args, &self.plan).await?;
-        if prune::recover(&planned.workbench).await? {
-            planned = Planned::new(args, &self.plan).await?;
-        }
+        let farm = Farm::load(&args.farm)?;
+        let mut chosen = Chosen::new(&farm, &self.plan).await?;
+        chosen.read_secrets(&farm)?;
+        let workbench = Workbench::connect(args, farm).await?;
+        let recovered = prune::recover(&workbench).await?;
+        let planned = Planned::new(args, workbench, chosen).await;
+        let planned = planned.inspect_err(|_| recovered.iter().for_each(|done| eprintln!("{done}")))?;
         let stop = stop_at_signal().into_diagnostic()?;
         let format = if self.json { Format::Json } else { Format::Text { verbose: self.verbose } };
         let run = RunId::new();
@@ -78,6 +83,7 @@ impl Up {
         let orders = Orders {
             run: run.clone(),
             project: config.project.clone(),
+            recovered,
             events: events.clone(),
             at_once: self.jobs.or(config.serial),
             capacities: planned.capacities.clone(),
@@ -85,7 +91,7 @@ impl Up {
             stop: stop.clone(),
         };
         let outside = Outside { run, folder, events, record: self.record };
-        let jobs = planned.into_jobs(outside)?;
+        let jobs = planned.into_jobs(outside);
         // The hub goes with the run; then the two come to their ends.
         let summary = run::run(orders, jobs).await;
         if let Err(error) = shown.await.into_diagnostic()? {

@@ -1,6 +1,6 @@
-use std::fmt;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use serde::{Deserialize, Deserializer, Serialize, de};
+use super::bytes::{self, Bytes};
 
 /// The smallest and the largest disk: a sector, 16 TiB.
 const MIN: u64 = 512;
@@ -15,22 +15,11 @@ impl DiskSize {
     pub fn get(self) -> u64 {
         self.0
     }
+}
 
-    fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(end);
-        let unit = unit.trim().to_ascii_lowercase();
-        let shift = match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b')).unwrap_or(&unit) {
-            "" => 0,
-            "k" => 10,
-            "m" => 20,
-            "g" => 30,
-            "t" => 40,
-            _ => return None,
-        };
-        Self::bounded(number.parse::<u64>().ok()?.checked_mul(1 << shift)?)
-    }
+impl Bytes for DiskSize {
+    const EXPECTED: &str =
+        "a disk's size of at most 16 TiB\nwrite bytes (a multiple of 512), or a unit as in `512 MiB`, `20G`";
 
     /// Disks consist of sectors of 512 bytes.
     fn bounded(bytes: u64) -> Option<Self> {
@@ -40,26 +29,7 @@ impl DiskSize {
 
 impl<'de> Deserialize<'de> for DiskSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = DiskSize;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a disk's size of at most 16 TiB\nwrite bytes (a multiple of 512), or a unit as in `512 MiB`, `20G`")
-            }
-
-            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<DiskSize, E> {
-                DiskSize::bounded(bytes)
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(bytes), &self))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<DiskSize, E> {
-                DiskSize::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
+        bytes::deserialize(deserializer)
     }
 }
 

@@ -5,8 +5,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{
+    auth::Auth,
     machine::Wrong,
-    source::{ImageSetup, PublicKey},
+    source::{ImageSetup, PublicKey, is_plain_name},
     yaml::Key,
 };
 use crate::base::{Digest, Secret};
@@ -65,7 +66,7 @@ pub struct FirstBootUser {
 
 impl CloudInit {
     /// What is asked for, if anything is.
-    pub(super) fn data(self) -> Result<Option<CloudInitData>, Wrong> {
+    fn data(self) -> Result<Option<CloudInitData>, Wrong> {
         let data = match self {
             Self::Flag(false) => return Ok(None),
             Self::Flag(true) => CloudInitData::default(),
@@ -89,14 +90,38 @@ impl CloudInit {
 }
 
 impl FirstBoot {
-    /// The first boot of a machine with that name and login user, with nothing else set yet.
-    pub(super) fn new(hostname: String, user: FirstBootUser, data: CloudInitData) -> Self {
-        let CloudInitData { user_data, network_config } = data;
-        Self { hostname, users: vec![user], root_password: None, user_data, network_config }
+    /// The first boot of a machine: of a definition's `cloud_init` and login, and of what its images' `setup_image` say.
+    /// `None` when its image has no cloud-init.
+    pub(super) fn new(
+        hostname: String,
+        cloud_init: Option<CloudInit>,
+        auth: &Auth,
+        setups: &[&ImageSetup],
+    ) -> Result<Option<Self>, Wrong> {
+        if !is_plain_name(&hostname) {
+            let message = format!("`{hostname}` is no host name");
+            let wrong = Wrong::new(["metadata", "hostname"], message);
+            return Err(wrong.help("write letters, digits, `-`, `_` and `.`"));
+        }
+        let Some(CloudInitData { user_data, network_config }) =
+            cloud_init.map(CloudInit::data).transpose()?.flatten()
+        else {
+            if setups.is_empty() {
+                return Ok(None);
+            }
+            let message = "setup_image is done by cloud-init at the first boot, and this machine has none";
+            let help = "if the image has cloud-init, set vm.metadata.cloud_init: true; else leave setup_image out, and say in vm.metadata.auth how the image lets users in";
+            return Err(Wrong::new(["metadata", "sources"], message).help(help));
+        };
+        let root_password = auth.root_password().cloned();
+        let users = vec![auth.first_boot_user()];
+        let mut first_boot = Self { hostname, users, root_password, user_data, network_config };
+        setups.iter().for_each(|setup| first_boot.add(setup));
+        Ok(Some(first_boot))
     }
 
     /// Takes over what `setup_image` says.
-    pub(super) fn add(&mut self, setup: &ImageSetup) {
+    fn add(&mut self, setup: &ImageSetup) {
         let ImageSetup { root_password, hostname, user, password, ssh_key } = setup;
         self.root_password = root_password.clone().or(self.root_password.take());
         if let Some(hostname) = hostname {
@@ -170,36 +195,26 @@ pub(super) fn as_hostname(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn first_boot(user_data: Value) -> FirstBoot {
-        let user = FirstBootUser {
-            name: "tester".into(),
-            password: None,
-            public_keys: vec![],
-            private_keys: vec![],
-            login_key: true,
-        };
-        let data: CloudInitData = serde_json::from_value(json!({ "user_data": user_data })).unwrap();
-        FirstBoot::new("debian".into(), user, data)
+    fn first_boot(user_data: Value, setups: &[&ImageSetup]) -> FirstBoot {
+        let cloud_init: CloudInit = serde_json::from_value(json!({ "user_data": user_data })).unwrap();
+        let auth = Auth::default();
+        FirstBoot::new("debian".into(), Some(cloud_init), &auth, setups).unwrap().unwrap()
     }
 
     #[test]
     fn digest_covers_what_is_done_and_no_secret() {
-        let digest = |user_data: Value| first_boot(user_data).digest();
+        let digest = |user_data: Value| first_boot(user_data, &[]).digest();
         let packages = digest(json!({ "packages": ["curl"] }));
         assert_ne!(packages, digest(json!({ "packages": ["wget"] })));
         let password = |text: &str| json!({ "users": [{ "name": "a", "hashed_passwd": text }] });
         assert_eq!(digest(password("one")), digest(password("two")));
         assert_ne!(digest(password("one")), digest(json!({ "users": [{ "name": "a" }] })));
 
-        let with = |setup: ImageSetup| {
-            let mut first_boot = first_boot(json!({}));
-            first_boot.add(&setup);
-            first_boot.digest()
-        };
+        let with = |setup: ImageSetup| first_boot(json!({}), &[&setup]).digest();
         let none = with(ImageSetup::default());
         let root =
             |text: &str| with(ImageSetup { root_password: Some(Secret::new(text)), ..ImageSetup::default() });
-        assert_eq!(none, first_boot(json!({})).digest());
+        assert_eq!(none, digest(json!({})));
         assert_ne!(none, root("one"));
         assert_eq!(root("one"), root("two"));
     }

@@ -4,6 +4,7 @@
 //! files is found here, with its place, before any machine is touched.
 
 mod auth;
+mod bytes;
 mod collision;
 mod config;
 mod definition;

@@ -86,11 +86,21 @@ impl Step {
         path: impl IntoIterator<Item = &'a str>,
         message: impl Into<String>,
     ) -> Problem {
-        let mut place = self.place.clone();
-        for name in path {
-            place.push(name.parse().map(Key::Index).unwrap_or_else(|_| Key::from(name)));
-        }
-        self.file.problem(yaml::find(&self.file, &place), message)
+        self.file.problem(yaml::find(&self.file, &self.at(path)), message)
+    }
+
+    /// As [`Self::problem`], with the last key on the way itself and not with its value.
+    pub fn key_problem<'a>(
+        &self,
+        path: impl IntoIterator<Item = &'a str>,
+        message: impl Into<String>,
+    ) -> Problem {
+        self.file.problem(yaml::find_key(&self.file, &self.at(path)), message)
+    }
+
+    fn at<'a>(&self, path: impl IntoIterator<Item = &'a str>) -> Vec<Key> {
+        let key = |name: &str| name.parse().map(Key::Index).unwrap_or_else(|_| Key::from(name));
+        self.place.iter().cloned().chain(path.into_iter().map(key)).collect()
     }
 }
 

@@ -294,14 +294,22 @@ impl Downloads {
 
 /// Redirects are followed, but never from HTTPS to where others can listen and change.
 fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    if attempt.previous().len() > REDIRECTS {
-        return attempt.error(format!("it is redirected more than {REDIRECTS} times"));
+    match refusal(attempt.previous(), attempt.url()) {
+        Some(why) => attempt.error(why),
+        None => attempt.follow(),
     }
-    let was_secure = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-    if was_secure && attempt.url().scheme() != "https" {
-        return attempt.error("it is redirected from HTTPS to a connection that is not secure");
+}
+
+/// Why a redirect is not followed.
+fn refusal(previous: &[Url], next: &Url) -> Option<String> {
+    let was_secure = previous.last().is_some_and(|url| url.scheme() == "https");
+    if previous.len() > REDIRECTS {
+        Some(format!("it is redirected more than {REDIRECTS} times"))
+    } else if was_secure && next.scheme() != "https" {
+        Some("it is redirected from HTTPS to a connection that is not secure".to_owned())
+    } else {
+        None
     }
-    attempt.follow()
 }
 
 /// What tells that a file is still the same: a strong ETag, else when it was changed (RFC 9110, section 13.1.5).
@@ -398,4 +406,25 @@ fn failed(url: &Url, error: reqwest::Error) -> ImageError {
         cause = error.source();
     }
     ImageError::Download { uri: shown(url.as_str()), message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_lead_to_no_less_secure_place() {
+        let url = |scheme: &str| Url::parse(&format!("{scheme}://example.org/disk.raw")).unwrap();
+        for (from, to, is_followed) in [
+            ("https", "https", true),
+            ("https", "http", false),
+            ("https", "ftp", false),
+            ("http", "http", true),
+            ("http", "https", true),
+        ] {
+            assert_eq!(refusal(&[url(from)], &url(to)).is_none(), is_followed, "{from} {to}");
+        }
+        // What was once secure stays so on the way.
+        assert!(refusal(&[url("http"), url("https")], &url("http")).is_some());
+    }
 }

@@ -227,11 +227,18 @@ impl Library {
         }
         if let Err(wrong) = module.check_settings(&step.with) {
             problems.extend(wrong.into_iter().map(|wrong| {
-                let path = ["with"].into_iter().chain(wrong.path.split('/').filter(|name| !name.is_empty()));
+                // RFC 6901.
+                let name = |name: &str| name.replace("~1", "/").replace("~0", "~");
+                let names: Vec<String> = wrong.path.split('/').skip(1).map(name).collect();
+                let path = ["with"].into_iter().chain(names.iter().map(String::as_str));
                 let help =
                     format!("`farmhand module inspect {}` shows the settings that it takes", descriptor.name);
                 let message = format!("module {} does not take this: {}", descriptor.name, wrong.message);
-                step.problem(path, message).help(help)
+                let problem = match wrong.is_key {
+                    true => step.key_problem(path, message),
+                    false => step.problem(path, message),
+                };
+                problem.help(help)
             }));
         }
         if !problems.is_empty() {

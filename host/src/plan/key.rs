@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    base::{Checkpoint, Digest, Phase},
+    base::{Checkpoint, Digest, Phase, counted},
     module::{ModuleIdentity, ResolvedStep, ResolvedSteps},
 };
 
@@ -187,8 +187,8 @@ fn steps_difference(old: &[StepInputs], new: &[StepInputs]) -> String {
         })
         .collect();
     match old.len().cmp(&new.len()) {
-        std::cmp::Ordering::Less => differences.push(format!("{} more step(s)", new.len() - old.len())),
-        std::cmp::Ordering::Greater => differences.push(format!("{} step(s) fewer", old.len() - new.len())),
+        std::cmp::Ordering::Less => differences.push(counted(new.len() - old.len(), "more step")),
+        std::cmp::Ordering::Greater => differences.push(counted(old.len() - new.len(), "step") + " fewer"),
         std::cmp::Ordering::Equal => {}
     }
     differences.join("; ")

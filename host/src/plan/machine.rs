@@ -1,7 +1,7 @@
 //! What is done with one machine.
 
 use super::{
-    Existing, MachinePlan, Operation, Options, Origin, PlanError, Planned, Retry, Verdict, Wanted,
+    Existing, MachinePlan, Operation, Options, Origin, PlanError, PlannedOperation, Retry, Verdict, Wanted,
     verdict::{snapshot, verdicts},
 };
 use crate::{
@@ -122,10 +122,11 @@ pub fn plan(
     }
     operations.add_if_allowed(Operation::Shutdown, "the machine's work is done");
 
-    let in_guest =
-        |planned: &&Planned| matches!(planned.operation, Operation::Create { .. } | Operation::Phase { .. });
+    let in_guest = |planned: &&PlannedOperation| {
+        matches!(planned.operation, Operation::Create { .. } | Operation::Phase { .. })
+    };
     match operations.list.iter().find(in_guest) {
-        Some(Planned { operation, .. }) if !starts => {
+        Some(PlannedOperation { operation, .. }) if !starts => {
             Err(PlanError::Off { machine: machine.to_owned(), operation: *operation })
         }
         _ => Ok(MachinePlan { machine: machine.to_owned(), checkpoints, operations: operations.list }),
@@ -135,12 +136,12 @@ pub fn plan(
 /// The operations so far.
 struct Operations<'a> {
     options: &'a Options,
-    list: Vec<Planned>,
+    list: Vec<PlannedOperation>,
 }
 
 impl Operations<'_> {
     fn add(&mut self, operation: Operation, reason: String) {
-        self.list.push(Planned { operation, reason, retry: None });
+        self.list.push(PlannedOperation { operation, reason, retry: None });
     }
 
     fn add_if_allowed(&mut self, operation: Operation, reason: &str) {
@@ -177,7 +178,7 @@ impl Operations<'_> {
         // Where it started can't be come back to without a checkpoint.
         let from = if phase == Phase::Terminate { Some(None) } else { from.map(Some) };
         let retry = from.filter(|_| times > 0).map(|from| Retry { times, from });
-        self.list.push(Planned { operation: Operation::Phase { phase }, reason, retry });
+        self.list.push(PlannedOperation { operation: Operation::Phase { phase }, reason, retry });
         true
     }
 }

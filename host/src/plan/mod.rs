@@ -65,12 +65,12 @@ pub struct MachinePlan {
     /// Its checkpoints, from the shallowest to the deepest, and whether each still holds.
     pub checkpoints: IndexMap<Checkpoint, Verdict>,
     /// What will be done, in order.
-    pub operations: Vec<Planned>,
+    pub operations: Vec<PlannedOperation>,
 }
 
 /// An operation that will be done, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Planned {
+pub struct PlannedOperation {
     /// What.
     #[serde(flatten)]
     pub operation: Operation,

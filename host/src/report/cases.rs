@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{RecordError, RecordedEvents, Selection, lines::in_step};
 use crate::{
+    base::counted,
     guest::Stream,
     plan::MachinePlan,
     run::{Event, Failure, Level, TimedEvent},
@@ -96,8 +97,9 @@ impl Cases {
             }
             Event::RunFinished { seconds, .. } => self.seconds = Some(*seconds),
             event => {
-                if let Some(machine) = event.machine() {
-                    self.machines.entry(machine.to_owned()).or_default().take(*at, event);
+                // A killed run's machine that this run only put right is none of its own.
+                if let Some(machine) = event.machine().and_then(|name| self.machines.get_mut(name)) {
+                    machine.take(*at, event);
                 }
             }
         }
@@ -253,7 +255,7 @@ impl Tail {
 impl From<Tail> for Option<String> {
     fn from(tail: Tail) -> Self {
         let note = (tail.left_out > 0)
-            .then(|| format!("({} lines before these are only in the run's folder)", tail.left_out));
+            .then(|| format!("(the run's folder also has {} before these)", counted(tail.left_out, "line")));
         let lines: Vec<_> = note.into_iter().chain(tail.lines).collect();
         (!lines.is_empty()).then(|| lines.join("\n") + "\n")
     }

@@ -2,18 +2,22 @@ use std::fmt::Write;
 
 use crate::{
     base::Checkpoint,
-    plan::{MachinePlan, Operation, Planned, Retry},
+    plan::{MachinePlan, Operation, PlannedOperation, Retry},
 };
 
-/// A plan for people: what each checkpoint is good for, and what will be done; if `verbose`, also why.
-pub fn plan_text(plan: &MachinePlan, verbose: bool) -> String {
-    let mut text = format!("{}\n", plan.machine);
+/// A plan for people: what each checkpoint is good for, and what will be done; if `verbose`, also why. The hypervisor that the
+/// machine goes to is told where there is a choice.
+pub fn plan_text(plan: &MachinePlan, hypervisor: Option<&str>, verbose: bool) -> String {
+    let mut text = match hypervisor {
+        Some(hypervisor) => format!("{} on {hypervisor}\n", plan.machine),
+        None => format!("{}\n", plan.machine),
+    };
     let width = Checkpoint::ALL.iter().map(|checkpoint| checkpoint.name().len()).max().unwrap_or_default();
     for (checkpoint, verdict) in &plan.checkpoints {
         let _ = writeln!(text, "  {:width$}  {verdict}", checkpoint.name());
     }
     if verbose {
-        for Planned { operation, reason, retry } in &plan.operations {
+        for PlannedOperation { operation, reason, retry } in &plan.operations {
             let _ = write!(text, "  -> {operation}: {reason}");
             let _ = match retry {
                 Some(Retry { times, from: Some(from) }) => {

@@ -2,13 +2,13 @@ use std::fmt::Write;
 
 use crate::{
     module::{CheckedAnswer, CheckedCall},
-    run::{RehearsedEnd, RehearsedMachine, RehearsedStep},
+    run::{RehearsedEnd, RehearsedPhase, RehearsedStep},
 };
 
 /// What a machine's steps would do, for people: the calls that were held back, and what could not be told.
-pub fn rehearsal_text(machine: &RehearsedMachine) -> String {
+pub fn rehearsal_text(phases: &[RehearsedPhase]) -> String {
     let mut text = String::new();
-    for phase in &machine.phases {
+    for phase in phases {
         let _ = writeln!(text, "  {}", phase.phase);
         for step in &phase.steps {
             let _ = writeln!(text, "    {} ({})", step.name, step.module);

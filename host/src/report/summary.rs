@@ -7,7 +7,10 @@ use super::{
     lines::in_step,
     seconds,
 };
-use crate::run::{Failure, RunId};
+use crate::{
+    base::counted,
+    run::{Failure, RunId},
+};
 
 /// How many lines a screen has.
 const SCREEN: usize = 40;
@@ -120,7 +123,7 @@ impl<'a> Ended<'a> {
                 [first, ..] => {
                     lines.push(format!(
                         "FAILED  {}: {}",
-                        machines(kind.len()),
+                        counted(kind.len(), "machine"),
                         some(kind.iter().map(|failed| failed.machine))
                     ));
                     lines.push(clip(&format!("        {}", during(first.failure))));
@@ -129,7 +132,7 @@ impl<'a> Ended<'a> {
             }
         }
         if !others.is_empty() {
-            let count = machines(others.len());
+            let count = counted(others.len(), "machine");
             lines.push(format!("FAILED  {count} for other reasons: {}", some(others.into_iter())));
         }
         lines.extend(unfinished);
@@ -151,7 +154,7 @@ impl<'a> Ended<'a> {
         slowest.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let names: Vec<_> =
             slowest.iter().take(NAMED).map(|(name, took)| format!("{name} {}", seconds(*took))).collect();
-        vec![format!("passed  {} (slowest: {})", machines(slowest.len()), names.join(", "))]
+        vec![format!("passed  {} (slowest: {})", counted(slowest.len(), "machine"), names.join(", "))]
     }
 
     fn failed_line(&self, Failed { machine, failure, seconds: took }: &Failed<'_>) -> String {
@@ -169,7 +172,8 @@ impl<'a> Ended<'a> {
     }
 
     fn total(&self, end: End) -> String {
-        let mut total = format!("{} machines passed, {} failed", self.passed.len(), self.failed.len());
+        let passed = counted(self.passed.len(), "machine");
+        let mut total = format!("{passed} passed, {} failed", self.failed.len());
         for (count, what) in [(self.begun.len(), "unfinished"), (self.not_begun.len(), "not begun")] {
             if count > 0 {
                 total += &format!(", {count} {what}");
@@ -250,10 +254,6 @@ fn share(room: usize, causes: usize, output: usize) -> (usize, usize) {
 
 fn during(failure: &Failure) -> String {
     format!("in {}{}", failure.during, in_step(failure))
-}
-
-fn machines(count: usize) -> String {
-    format!("{count} machine{}", if count == 1 { "" } else { "s" })
 }
 
 /// The first few names.

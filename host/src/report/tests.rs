@@ -11,7 +11,7 @@ use super::{
 use crate::{
     base::{Checkpoint, Phase},
     guest::Stream,
-    plan::{MachinePlan, Operation, Planned, Retry, Verdict},
+    plan::{MachinePlan, Operation, PlannedOperation, Retry, Verdict},
     run::{EVENT_FORMAT, Event, Failure, Level, RunId, TimedEvent},
 };
 
@@ -46,7 +46,8 @@ fn plan(verdicts: [Verdict; 3], operations: Vec<Operation>) -> MachinePlan {
         Operation::Phase { phase: Phase::Main } => Some(Retry { times: 2, from: Some(Checkpoint::Init) }),
         _ => None,
     };
-    let planned = |operation| Planned { operation, reason: reason(operation), retry: retry(operation) };
+    let planned =
+        |operation| PlannedOperation { operation, reason: reason(operation), retry: retry(operation) };
     let operations = operations.into_iter().map(planned).collect();
     MachinePlan { machine: "debian_vs_amd64".into(), checkpoints, operations }
 }
@@ -86,9 +87,11 @@ fn plans() {
         plan([Missing, Missing, Missing], with(vec![install, Operation::Startup, create(Checkpoint::Clean)])),
         plan([Valid, Valid, Valid], vec![]),
     ];
-    let texts = |verbose| plans.iter().map(|plan| plan_text(plan, verbose)).collect::<Vec<_>>().join("\n");
+    let texts =
+        |verbose| plans.iter().map(|plan| plan_text(plan, None, verbose)).collect::<Vec<_>>().join("\n");
     insta::assert_snapshot!("plans", texts(false));
     insta::assert_snapshot!("plans_verbose", texts(true));
+    assert!(plan_text(&plans[0], Some("near"), false).starts_with("debian_vs_amd64 on near\n  clean "));
 }
 
 /// A run of two machines: one passes, one fails in a step.
@@ -209,7 +212,7 @@ fn a_rehearsal_says_what_would_be_done_and_what_is_not_known() {
     use crate::{
         base::Phase,
         module::{CheckedAnswer, CheckedCall, CommandCall, GuestCall, in_words},
-        run::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep},
+        run::{RehearsedEnd, RehearsedPhase, RehearsedStep},
     };
     let call = |argv: &[&str], answer: CheckedAnswer| {
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
@@ -235,6 +238,5 @@ fn a_rehearsal_says_what_would_be_done_and_what_is_not_known() {
         step("facts", vec![], RehearsedEnd::Unknown("nothing is known of the guest yet".to_owned())),
         step("wrong", vec![query(Known)], RehearsedEnd::Fails("no such package\nor so".to_owned())),
     ];
-    let phases = vec![RehearsedPhase { phase: Phase::Dependencies, steps }];
-    insta::assert_snapshot!(rehearsal_text(&RehearsedMachine { machine: "m".to_owned(), phases }));
+    insta::assert_snapshot!(rehearsal_text(&[RehearsedPhase { phase: Phase::Dependencies, steps }]));
 }

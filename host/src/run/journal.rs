@@ -73,6 +73,21 @@ pub enum Leftover {
     Nothing,
 }
 
+/// A machine of which a killed run left something, and what was done about it, or is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// Its name.
+    pub machine: String,
+    /// What, in words.
+    pub what: String,
+}
+
+impl std::fmt::Display for Recovered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.machine, self.what)
+    }
+}
+
 impl Leftover {
     /// What was done about it, or is to be done: `removed: a run was killed while it made it`.
     pub fn told(&self, entry: &Entry, dry_run: bool) -> Option<String> {

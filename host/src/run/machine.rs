@@ -20,7 +20,7 @@ use crate::{
     guest::{Command, Facts, Guest, GuestError, Stream, facts},
     hypervisor::NewSnapshot,
     module::Probes,
-    plan::{self, Operation, Planned, Retry},
+    plan::{self, Operation, PlannedOperation, Retry},
 };
 
 /// How long a guest may take to write out what its file systems hold back.
@@ -171,7 +171,7 @@ impl Life {
         &mut self,
         site: &Site,
         job: &mut MachineJob,
-        planned: &Planned,
+        planned: &PlannedOperation,
     ) -> Result<(), RunError> {
         let name = job.machine.name.clone();
         match planned.operation {

@@ -35,12 +35,12 @@ pub use event::{EVENT_FORMAT, Event, EventSink, Failure, Level, Retried, TimedEv
 pub use existing::look;
 pub use id::{NoRunId, RunId};
 pub use install::{domain_inputs, remove};
-pub use journal::{Entry, Journal, JournalError, Leftover, Stage};
+pub use journal::{Entry, Journal, JournalError, Leftover, Recovered, Stage};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, Locks, Notice};
 pub use ports::Ports;
 pub use ready::{endpoint, reach, synchronize_clock};
-pub use rehearsal::{RehearsedEnd, RehearsedMachine, RehearsedPhase, RehearsedStep, rehearse};
+pub use rehearsal::{RehearsedEnd, RehearsedPhase, RehearsedStep, rehearse};
 pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};
 
 use crate::{
@@ -148,6 +148,8 @@ pub struct Orders {
     pub run: RunId,
     /// Whose run it is.
     pub project: Project,
+    /// What was done before it about machines that killed runs left.
+    pub recovered: Vec<Recovered>,
     /// Who is told what happens.
     pub events: Arc<dyn EventSink>,
     /// How many machines are worked on at once; as many as the hypervisors take when absent.
@@ -174,7 +176,7 @@ pub struct Summary {
 /// Carries out the plans of all machines. A machine's failure touches no other.
 pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
     let begun = Instant::now();
-    let Orders { run, project, events, at_once, capacities, max_failures, stop } = orders;
+    let Orders { run, project, recovered, events, at_once, capacities, max_failures, stop } = orders;
     let plans = jobs.iter().map(|job| job.plan.clone()).collect();
     events.emit(Event::RunStarted {
         format: EVENT_FORMAT,
@@ -183,6 +185,9 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
         project: project.id,
         plans,
     });
+    for Recovered { machine, what } in recovered {
+        events.emit(Event::Log { machine, level: Level::Info, line: what });
+    }
     let demands: Vec<_> = jobs.iter().map(|job| job.demand).collect();
     let mut schedule = Schedule::new(&demands, capacities, at_once);
     let mut waiting: Vec<_> = jobs.into_iter().map(Some).collect();

@@ -13,17 +13,8 @@ use crate::{
     module::{
         self, Check, CheckedAnswer, CheckedCall, ModuleLog, Probes, Rehearsal, ResolvedStep, ResolvedSteps,
     },
-    plan::{MachinePlan, Operation, Planned, Wanted},
+    plan::{MachinePlan, Operation, PlannedOperation, Wanted},
 };
-
-/// What the steps of a machine would do.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct RehearsedMachine {
-    /// The machine.
-    pub machine: String,
-    /// The phases that would be carried out, in order.
-    pub phases: Vec<RehearsedPhase>,
-}
 
 /// What the steps of a phase would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,20 +52,21 @@ pub enum RehearsedEnd {
     Fails(String),
 }
 
-/// Rehearses a machine's plan. `known` is the folder with what guests answered in earlier runs; no guest is asked, for a
-/// machine that runs now is mostly put back into another state first, and that a command only looks is but the module's word.
+/// Rehearses a machine's plan: the phases that would be carried out, in order. `known` is the folder with what guests answered in
+/// earlier runs; no guest is asked, for a machine that runs now is mostly put back into another state first, and that a command
+/// only looks is but the module's word.
 pub async fn rehearse(
     machine: &Machine,
     plan: &MachinePlan,
     wanted: &Wanted,
     steps: &ResolvedSteps,
     known: &Utf8Path,
-) -> RehearsedMachine {
+) -> Vec<RehearsedPhase> {
     let path = state::probes_file(known, &machine.name);
     let probes = Arc::new(state::open(Some(path)).await);
     let check = Arc::new(Check::new(probes.clone()));
     let mut phases = Vec::new();
-    for Planned { operation, .. } in &plan.operations {
+    for PlannedOperation { operation, .. } in &plan.operations {
         state::follow(&probes, *operation, wanted);
         if let Operation::Phase { phase } = *operation {
             let mut rehearsed = Vec::new();
@@ -84,7 +76,7 @@ pub async fn rehearse(
             phases.push(RehearsedPhase { phase, steps: rehearsed });
         }
     }
-    RehearsedMachine { machine: machine.name.clone(), phases }
+    phases
 }
 
 async fn rehearse_step(

@@ -1,16 +1,12 @@
 mod list;
 mod prune;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::{Args, Subcommand};
 use miette::{IntoDiagnostic, miette};
 
-use super::{
-    FarmArgs, print,
-    selection::Selection,
-    workbench::{Host, Workbench},
-};
+use super::{FarmArgs, print, selection::Selection, workbench::Workbench};
 use crate::{
     base::Checkpoint,
     hypervisor::{DomainState, Hypervisor},
@@ -38,22 +34,29 @@ impl Snapshot {
     }
 }
 
-/// Put a machine into the state of a snapshot. It runs afterwards if it ran when the snapshot was taken.
+/// Which snapshot.
 #[derive(Debug, Args)]
-pub(super) struct Revert {
+struct Named {
     /// The machine.
     machine: String,
     /// The snapshot's name; `clean`, `dependencies` and `init` are short for this project's checkpoints.
     snapshot: String,
 }
 
+/// Put a machine into the state of a snapshot. It runs afterwards if it ran when the snapshot was taken.
+#[derive(Debug, Args)]
+pub(super) struct Revert {
+    #[command(flatten)]
+    named: Named,
+}
+
 impl Revert {
     async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let workbench = Workbench::open(args).await?;
-        let (Host { hypervisor, .. }, snapshot) = find(&workbench, &self.machine, &self.snapshot).await?;
-        let revert = revert(&**hypervisor, &self.machine, &snapshot);
-        workbench.locked(hypervisor, &self.machine, revert).await?;
-        print(format!("{} is as it was at {snapshot}\n", self.machine));
+        let (hypervisor, snapshot) = self.named.find(&workbench).await?;
+        let machine = &self.named.machine;
+        workbench.locked(hypervisor, machine, revert(&**hypervisor, machine, &snapshot)).await?;
+        print(format!("{machine} is as it was at {snapshot}\n"));
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -72,42 +75,40 @@ async fn revert(hypervisor: &dyn Hypervisor, machine: &str, snapshot: &str) -> m
 /// Delete a snapshot of a machine.
 #[derive(Debug, Args)]
 pub(super) struct Delete {
-    /// The machine.
-    machine: String,
-    /// The snapshot's name; `clean`, `dependencies` and `init` are short for this project's checkpoints.
-    snapshot: String,
+    #[command(flatten)]
+    named: Named,
 }
 
 impl Delete {
     async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         let workbench = Workbench::open(args).await?;
-        let (Host { hypervisor, .. }, snapshot) = find(&workbench, &self.machine, &self.snapshot).await?;
-        let delete = async { hypervisor.delete_snapshot(&self.machine, &snapshot).await.into_diagnostic() };
-        workbench.locked(hypervisor, &self.machine, delete).await?;
-        print(format!("{snapshot} of {} is deleted\n", self.machine));
+        let (hypervisor, snapshot) = self.named.find(&workbench).await?;
+        let machine = &self.named.machine;
+        let delete = async { hypervisor.delete_snapshot(machine, &snapshot).await.into_diagnostic() };
+        workbench.locked(hypervisor, machine, delete).await?;
+        print(format!("{snapshot} of {machine} is deleted\n"));
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A machine's snapshot by its full or short name, and the hypervisor that has it.
-async fn find<'a>(
-    workbench: &'a Workbench,
-    machine: &str,
-    snapshot: &str,
-) -> miette::Result<(&'a Host, String)> {
-    Selection::one(machine).of(&workbench.farm)?;
-    let (host, Existing { snapshots, .. }) = workbench.find_existing(machine).await?;
-    let full = full_name(workbench, snapshot);
-    match snapshots.iter().find(|found| found.name == snapshot || found.name == full) {
-        Some(found) => Ok((host, found.name.clone())),
-        None => {
-            let names: Vec<_> = snapshots.iter().map(|found| found.name.as_str()).collect();
-            let help = if names.is_empty() {
-                "it has none".to_owned()
-            } else {
-                format!("it has: {}", names.join(", "))
-            };
-            Err(miette!(help = help, "{machine} has no snapshot `{snapshot}`"))
+impl Named {
+    /// The hypervisor that has it, and its full name.
+    async fn find<'a>(&self, workbench: &'a Workbench) -> miette::Result<(&'a Arc<dyn Hypervisor>, String)> {
+        let Self { machine, snapshot } = self;
+        Selection::one(machine).of(&workbench.farm)?;
+        let (host, Existing { snapshots, .. }) = workbench.find_existing(machine).await?;
+        let full = full_name(workbench, snapshot);
+        match snapshots.iter().find(|found| found.name == *snapshot || found.name == full) {
+            Some(found) => Ok((&host.hypervisor, found.name.clone())),
+            None => {
+                let names: Vec<_> = snapshots.iter().map(|found| found.name.as_str()).collect();
+                let help = if names.is_empty() {
+                    "it has none".to_owned()
+                } else {
+                    format!("it has: {}", names.join(", "))
+                };
+                Err(miette!(help = help, "{machine} has no snapshot `{snapshot}`"))
+            }
         }
     }
 }

@@ -1,7 +1,9 @@
-use std::{borrow::Cow, fmt, num::NonZeroU32};
+use std::{borrow::Cow, num::NonZeroU32};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
+
+use crate::farm::bytes::{self, Bytes};
 
 /// The largest size that can be written.
 const MAX_SIZE: u64 = 16 << 30;
@@ -57,20 +59,10 @@ impl Size {
     pub fn get(self) -> usize {
         self.0
     }
+}
 
-    fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(end);
-        let shift = match unit.trim().to_ascii_lowercase().trim_end_matches("ib").trim_end_matches('b') {
-            "" => 0,
-            "k" => 10,
-            "m" => 20,
-            "g" => 30,
-            _ => return None,
-        };
-        Self::bounded(number.parse::<u64>().ok()?.checked_mul(1 << shift)?)
-    }
+impl Bytes for Size {
+    const EXPECTED: &str = "a size of at most 16 GiB: bytes, or a unit as in `64 KiB`, `256 MiB`, `1 GiB`";
 
     fn bounded(bytes: u64) -> Option<Self> {
         usize::try_from(bytes).ok().filter(|_| bytes <= MAX_SIZE).map(Self)
@@ -79,25 +71,7 @@ impl Size {
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-
-        impl de::Visitor<'_> for Visitor {
-            type Value = Size;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a size of at most 16 GiB: bytes, or a unit as in `64 KiB`, `256 MiB`, `1 GiB`")
-            }
-
-            fn visit_u64<E: de::Error>(self, bytes: u64) -> Result<Size, E> {
-                Size::bounded(bytes).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(bytes), &self))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Size, E> {
-                Size::parse(text).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
-            }
-        }
-
-        deserializer.deserialize_any(Visitor)
+        bytes::deserialize(deserializer)
     }
 }
 

@@ -11,36 +11,23 @@ pub struct CloudPlatform {
     pub definition: &'static str,
 }
 
+/// Those that are named, with their files from `builtin/cloud`.
+macro_rules! cloud_platforms {
+    ($($name:literal: $title:literal),* $(,)?) => {
+        [$(CloudPlatform {
+            name: $name,
+            title: $title,
+            definition: include_str!(concat!("../builtin/cloud/", $name, ".yaml")),
+        }),*]
+    };
+}
+
 /// All of them.
-pub const CLOUD_PLATFORMS: [CloudPlatform; 6] = [
-    CloudPlatform {
-        name: "debian-12",
-        title: "Debian 12 (bookworm)",
-        definition: include_str!("../builtin/cloud/debian-12.yaml"),
-    },
-    CloudPlatform {
-        name: "debian-13",
-        title: "Debian 13 (trixie)",
-        definition: include_str!("../builtin/cloud/debian-13.yaml"),
-    },
-    CloudPlatform {
-        name: "ubuntu-24.04",
-        title: "Ubuntu 24.04 LTS (noble)",
-        definition: include_str!("../builtin/cloud/ubuntu-24.04.yaml"),
-    },
-    CloudPlatform {
-        name: "fedora-44",
-        title: "Fedora Linux 44",
-        definition: include_str!("../builtin/cloud/fedora-44.yaml"),
-    },
-    CloudPlatform {
-        name: "arch-linux",
-        title: "Arch Linux",
-        definition: include_str!("../builtin/cloud/arch-linux.yaml"),
-    },
-    CloudPlatform {
-        name: "alpine-3.23",
-        title: "Alpine Linux 3.23",
-        definition: include_str!("../builtin/cloud/alpine-3.23.yaml"),
-    },
-];
+pub const CLOUD_PLATFORMS: [CloudPlatform; 6] = cloud_platforms! {
+    "debian-12": "Debian 12 (bookworm)",
+    "debian-13": "Debian 13 (trixie)",
+    "ubuntu-24.04": "Ubuntu 24.04 LTS (noble)",
+    "fedora-44": "Fedora Linux 44",
+    "arch-linux": "Arch Linux",
+    "alpine-3.23": "Alpine Linux 3.23",
+};

@@ -202,9 +202,8 @@ mod tests {
 
     use super::*;
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)]
     struct Outer {
         count: u32,
         #[serde(default)]
@@ -213,9 +212,8 @@ mod tests {
         list: Vec<u32>,
     }
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, PartialEq, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[allow(dead_code)]
     struct Inner {
         on: bool,
     }
@@ -223,6 +221,12 @@ mod tests {
     fn told(value: Value) -> Vec<String> {
         let found = mistakes::<Outer>(value).unwrap_err();
         found.into_iter().map(|mistake| mistake.message).collect()
+    }
+
+    #[test]
+    fn what_fits_is_decoded() {
+        let decoded = mistakes::<Outer>(json!({ "count": 1, "inner": { "on": true }, "list": [2] }));
+        assert_eq!(decoded, Ok(Outer { count: 1, inner: Some(Inner { on: true }), list: vec![2] }));
     }
 
     #[test]

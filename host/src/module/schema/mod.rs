@@ -2,7 +2,7 @@ mod cost;
 
 use std::fmt;
 
-use jsonschema::{PatternOptions, Validator};
+use jsonschema::{PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
 use serde_json::Value;
 
 use super::text;
@@ -24,6 +24,28 @@ pub struct SettingsProblem {
     pub path: String,
     /// What is wrong with it.
     pub message: String,
+    /// Whether the last key itself is wrong, not its value: the module knows no such setting.
+    pub is_key: bool,
+}
+
+impl SettingsProblem {
+    fn new(error: &ValidationError<'_>) -> Vec<Self> {
+        let place = error.instance_path();
+        let unknown = |key: &String| {
+            let message = text::one_line(&format!("unknown key `{key}`"), 500);
+            Self { path: place.join(key).to_string(), message, is_key: true }
+        };
+        match error.kind() {
+            ValidationErrorKind::AdditionalProperties { unexpected }
+            | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+                unexpected.iter().map(unknown).collect()
+            }
+            _ => {
+                let message = text::one_line(&error.to_string(), 500);
+                vec![Self { path: place.to_string(), message, is_key: false }]
+            }
+        }
+    }
 }
 
 impl fmt::Display for SettingsProblem {
@@ -59,7 +81,7 @@ impl Schema {
 
     /// Checks settings.
     pub(super) fn check(&self, settings: &Value) -> Result<(), Vec<SettingsProblem>> {
-        let whole = |message: String| vec![SettingsProblem { path: String::new(), message }];
+        let whole = |message: String| vec![SettingsProblem { path: String::new(), message, is_key: false }];
         let depth = depth(settings);
         if depth > MAX_DEPTH {
             return Err(whole(format!("they are nested deeper than {MAX_DEPTH}")));
@@ -69,11 +91,8 @@ impl Schema {
         let problems: Vec<SettingsProblem> = self
             .validator
             .iter_errors(settings)
+            .flat_map(|error| SettingsProblem::new(&error))
             .take(MAX_PROBLEMS)
-            .map(|error| SettingsProblem {
-                path: error.instance_path().to_string(),
-                message: text::one_line(&error.to_string(), 500),
-            })
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }

@@ -86,7 +86,7 @@ async fn settings_are_checked_by_their_schemas() {
         ("debian-apt", json!({ "state": "gone" }), Some("/state")),
         ("debian-apt", json!({ "upgrade": "maybe" }), Some("/upgrade")),
         ("debian-apt", json!({ "cache_valid_time": -1 }), Some("/cache_valid_time")),
-        ("debian-apt", json!({ "pakages": [] }), Some("")),
+        ("debian-apt", json!({ "pakages": [] }), Some("/pakages")),
         ("shell", json!({ "run": "true", "env": { "A": 1, "B": "x", "C": true } }), None),
         ("shell", json!({ "run": "true", "env": { "A": [] } }), Some("/env/A")),
         ("shell", json!({ "cwd": "/" }), Some("")),

@@ -39,6 +39,15 @@ fn of_one_machine() {
 }
 
 #[test]
+fn machine_that_the_run_only_put_right_is_none_of_its_own() {
+    let mut events = events();
+    let line = "powered off: a run was killed that worked on it".to_owned();
+    events.insert(1, Event::Log { machine: "another".into(), level: Level::Info, line });
+    let xml = junit(events, &[]);
+    assert!(!xml.contains("another"), "{xml}");
+}
+
+#[test]
 fn of_a_run_that_was_cut_off() {
     let events = events();
     let until = events.iter().position(|event| matches!(event, Event::OperationFailed { .. })).unwrap();
@@ -84,7 +93,7 @@ fn of_much_output_the_end_is_kept() {
         line: format!("line {number}"),
     }));
     let xml = junit(events, &[]);
-    assert!(xml.contains("lines before these are only in the run") && xml.contains("line 9999"));
+    assert!(xml.contains("lines before these)") && xml.contains("line 9999"));
     assert!(!xml.contains("line 12\n") && xml.len() < 64 << 10, "{}", xml.len());
 }
 

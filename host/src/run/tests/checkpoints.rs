@@ -17,7 +17,7 @@ fn kinds(world: &World) -> Vec<(SnapshotKind, bool)> {
 #[tokio::test(start_paused = true)]
 async fn external_ones_are_used_as_internal_ones_are() {
     let mut world = World::new(["a"]);
-    world.set_snapshot_type("a", "external");
+    world.add_metadata("a", "snapshot_type: external");
     world.passes().await;
     assert_eq!(kinds(&world), [(SnapshotKind::External, true); 3]);
     assert_eq!(world.passes().await.operations("a"), ["restore init", "main", "terminate", "shutdown"]);
@@ -30,7 +30,7 @@ async fn external_ones_are_used_as_internal_ones_are() {
 #[tokio::test(start_paused = true)]
 async fn a_machine_is_shut_down_for_one_of_its_disks_alone_and_boots_after_a_restore() {
     let mut world = World::new(["a"]);
-    world.set_snapshot_type("a", "disk");
+    world.add_metadata("a", "snapshot_type: disk");
     world.passes().await;
     assert_eq!(kinds(&world), [(SnapshotKind::Disk, false); 3]);
     let calls = world.hypervisor.calls();
@@ -52,11 +52,11 @@ async fn a_machine_is_shut_down_for_one_of_its_disks_alone_and_boots_after_a_res
 async fn another_kind_installs_anew() {
     let mut world = World::new(["a"]);
     world.passes().await;
-    world.set_snapshot_type("a", "internal");
+    world.add_metadata("a", "snapshot_type: internal");
     assert_eq!(world.passes().await.operations("a")[0], "restore init", "it is what they are");
     let mut world = World::new(["a"]);
     world.passes().await;
-    world.set_snapshot_type("a", "disk");
+    world.add_metadata("a", "snapshot_type: disk");
     assert_eq!(world.passes().await.operations("a")[0], "install");
     assert_eq!(kinds(&world), [(SnapshotKind::Disk, false); 3]);
 }

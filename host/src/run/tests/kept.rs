@@ -4,7 +4,7 @@ use super::support::World;
 use crate::{
     base::{Checkpoint, Phase},
     module::Probes,
-    run::{MachineJob, RehearsedEnd, RehearsedMachine, rehearse},
+    run::{MachineJob, RehearsedEnd, RehearsedPhase, rehearse},
 };
 
 #[tokio::test(start_paused = true)]
@@ -35,7 +35,7 @@ async fn facts_are_kept_for_the_state_that_they_were_found_in() {
     assert_eq!(probes.facts().unwrap().os_id, "debian");
 }
 
-async fn rehearse_job(job: &MachineJob, world: &World) -> RehearsedMachine {
+async fn rehearse_job(job: &MachineJob, world: &World) -> Vec<RehearsedPhase> {
     rehearse(&job.machine, &job.plan, &job.wanted, &job.steps, &world.probes()).await
 }
 
@@ -44,10 +44,10 @@ async fn a_rehearsal_follows_the_plan_and_touches_nothing() {
     let world = World::new(["a"]);
     let jobs = world.plan().await;
     let rehearsed = rehearse_job(&jobs[0], &world).await;
-    let phases: Vec<Phase> = rehearsed.phases.iter().map(|phase| phase.phase).collect();
+    let phases: Vec<Phase> = rehearsed.iter().map(|phase| phase.phase).collect();
     assert_eq!(phases, Phase::ALL, "a first run carries out all phases");
     // Nobody ever asked this machine anything.
-    for phase in &rehearsed.phases {
+    for phase in &rehearsed {
         let step = &phase.steps[0];
         assert!(matches!(&step.end, RehearsedEnd::Unknown(why) if why.contains("not known")), "{step:?}");
     }
@@ -57,6 +57,6 @@ async fn a_rehearsal_follows_the_plan_and_touches_nothing() {
     world.passes().await;
     let jobs = world.plan().await;
     let again = rehearse_job(&jobs[0], &world).await;
-    let phases: Vec<Phase> = again.phases.iter().map(|phase| phase.phase).collect();
+    let phases: Vec<Phase> = again.iter().map(|phase| phase.phase).collect();
     assert_eq!(phases, [Phase::Main, Phase::Terminate]);
 }

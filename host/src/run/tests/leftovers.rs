@@ -8,7 +8,7 @@ use crate::{
         Domain, DomainState, Hypervisor,
         simulated::{Fault, Method},
     },
-    run::{Entry, Leftover, Locks, Stage},
+    run::{Entry, Event, Leftover, Level, Locks, Recovered, Stage},
 };
 
 /// A run of the machine `a` that is killed at a call.
@@ -69,6 +69,17 @@ async fn a_machine_that_was_worked_on_is_powered_off() {
     killed(&world, 0, Method::Revert).await;
     assert_eq!(recover(&world, false).await, Some(Leftover::Nothing));
     assert_eq!(world.passes().await.operations("a")[0], "restore clean");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_recovered_is_told_when_the_run_begins() {
+    let mut world = World::new(["a"]);
+    let what = "powered off: a run was killed that worked on it";
+    // The machine may be another farm's.
+    world.recovered = vec![Recovered { machine: "b".into(), what: what.into() }];
+    let ran = world.passes().await;
+    assert!(matches!(ran.events[0], Event::RunStarted { .. }));
+    assert_eq!(ran.events[1], Event::Log { machine: "b".into(), level: Level::Info, line: what.into() });
 }
 
 #[tokio::test(start_paused = true)]

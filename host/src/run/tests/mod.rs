@@ -4,6 +4,7 @@ mod checkpoints;
 mod ends;
 mod failures;
 mod faults;
+mod images;
 mod kept;
 mod leftovers;
 mod life;

@@ -1,11 +1,11 @@
 //! From a started domain to a guest that runs commands.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-use super::support::World;
+use super::support::{Ran, World};
 use crate::{
     base::Phase,
     guest::simulated::{Answer, HOST_KEY},
@@ -53,7 +53,7 @@ async fn machine_that_stops_while_it_boots_is_started_once_more() {
     let hypervisor = world.hypervisor.clone();
     world.at("a", "startup", |hypervisor, _| hypervisor.set_agent_starts("a", false));
     let die = async {
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
         hypervisor.power_off("a");
         hypervisor.set_agent_starts("a", true);
     };
@@ -84,6 +84,56 @@ async fn guest_without_an_agent_is_reached_by_ssh_alone() {
     world.passes().await;
     assert_eq!(count(&world, "a", Method::Reset), 0);
     assert_eq!(world.modules.calls("a"), Phase::ALL);
+}
+
+/// A run of a machine whose cloud-init answers so when it is waited for.
+async fn with_cloud_init(answer: Answer) -> (World, Ran) {
+    let mut world = World::new(["a"]);
+    world.add_metadata("a", "cloud_init: true");
+    world.guest("a").on(["cloud-init", "status", "--wait"], answer);
+    let ran = world.up().await;
+    (world, ran)
+}
+
+#[tokio::test(start_paused = true)]
+async fn cloud_init_is_waited_for_before_anything_is_done() {
+    let done = Answer::ok().stdout("....\nstatus: done\n").after(Duration::from_secs(100));
+    let (world, ran) = with_cloud_init(done).await;
+    assert_eq!(ran.ended("a"), None);
+    assert_eq!(ran.lines("a"), Vec::<String>::new());
+    assert_eq!(world.modules.calls("a"), Phase::ALL);
+    // It has done its work when the machine is restored.
+    assert_eq!(world.passes().await.operations("a")[0], "restore init");
+    let asked = world.guest("a").calls().into_iter().filter(|command| command.argv[0] == "cloud-init");
+    assert_eq!(asked.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cloud_init_that_recovered_is_told_and_the_run_goes_on() {
+    let (world, ran) = with_cloud_init(Answer::status(2).stdout("status: done\n")).await;
+    assert_eq!(ran.ended("a"), None);
+    assert_eq!(ran.lines("a"), ["cloud-init is done, but not everything went well"]);
+    assert_eq!(world.modules.calls("a"), Phase::ALL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cloud_init_that_is_not_done_fails_the_machine() {
+    for (answer, problem, help) in [
+        (
+            Answer::status(1).stdout("....\nstatus: error\n"),
+            "failed (exit status 1; status: error)",
+            "ask it why: farmhand ssh 'a' -- cloud-init status --long",
+        ),
+        (Answer::status(127), "is not in the image", "leave vm.metadata.cloud_init out"),
+        (Answer::hang(), "is not done after 120 s", "give it more time by `connection_timeout`"),
+    ] {
+        let (world, ran) = with_cloud_init(answer).await;
+        assert_eq!(ran.operations("a"), ["install", "startup", "shutdown"], "{problem}");
+        let failure = ran.failure("a");
+        assert_eq!(failure.causes, [format!("the machine is not ready: cloud-init {problem}")]);
+        assert!(failure.help.as_ref().unwrap().starts_with(help), "{failure:?}");
+        assert_eq!(world.modules.calls("a"), []);
+    }
 }
 
 #[tokio::test(start_paused = true)]

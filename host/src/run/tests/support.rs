@@ -14,20 +14,19 @@ use indexmap::IndexMap;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::modules::Modules;
+use super::{images::Images, modules::Modules};
 use crate::{
-    base::{Checkpoint, Digest, Login, Phase},
+    base::{Checkpoint, Login, Phase},
     farm::{DomainType, Farm, Gate, Machine, PhaseRules},
     guest::{
         Connection, Connector, Endpoint, GuestError, Way,
-        simulated::{Answer, HOST_KEY, SimulatedConnector, SimulatedGuest},
+        simulated::{Answer, SimulatedConnector, SimulatedGuest},
     },
     hypervisor::{DomainState, Hypervisor as _, Networks as _, NewNetwork, Snapshot, simulated::Simulated},
-    image::{Format, ImageError},
     plan::{self, Capacity, Demand, Member, Operation, Options, Origin, Placed, Wanted},
     run::{
-        Event, EventSink, Failure, Fetched, Journal, Locks, MachineJob, Orders, Ports, ProgressInWords, Seed,
-        Site, Storage, StorageError, Summary, domain_inputs, look, run,
+        Event, EventSink, Failure, Journal, Locks, MachineJob, Orders, Ports, Recovered, Site, Storage as _,
+        Summary, domain_inputs, look, run,
     },
 };
 
@@ -53,6 +52,8 @@ pub(super) struct World {
     pub(super) rules: PhaseRules,
     pub(super) max_failures: Option<NonZeroUsize>,
     pub(super) capacity: Capacity,
+    /// What the run is told of the time before it.
+    pub(super) recovered: Vec<Recovered>,
     /// Cancelled by a test to interrupt the run.
     pub(super) stop: CancellationToken,
 }
@@ -95,15 +96,25 @@ impl World {
         }
         let farm = Farm::load(Utf8Path::from_path(folder.path()).unwrap()).unwrap();
         let hypervisor = Simulated::new();
-        let guests = names.iter().map(|name| (name.clone(), guest())).collect();
+        Self::with(Arc::new(folder), farm, Modules::new(hypervisor.clone()), hypervisor, Images::default())
+    }
+
+    fn with(
+        folder: Arc<TempDir>,
+        farm: Farm,
+        modules: Arc<Modules>,
+        hypervisor: Simulated,
+        images: Images,
+    ) -> Self {
         Self {
-            folder: Arc::new(folder),
-            data: data_folder(),
+            folder,
+            // In memory: the journal waits for what it writes to be on the disk.
+            data: tempfile::tempdir_in("/dev/shm").unwrap(),
+            guests: Arc::new(farm.machines.keys().map(|name| (name.clone(), guest())).collect()),
             farm,
-            modules: Modules::new(hypervisor.clone()),
             hypervisor,
-            images: Arc::default(),
-            guests: Arc::new(guests),
+            modules,
+            images: Arc::new(images),
             acts: Arc::default(),
             allowed: Gate::all().collect(),
             fresh: false,
@@ -111,6 +122,7 @@ impl World {
             rules: PhaseRules::default(),
             max_failures: None,
             capacity: Capacity::UNBOUNDED,
+            recovered: Vec::new(),
             stop: CancellationToken::new(),
         }
     }
@@ -125,23 +137,8 @@ impl World {
     /// The same farm in the same state, with troubles and flags of its own.
     pub(super) fn fork(&self) -> Self {
         let hypervisor = self.hypervisor.fork();
-        Self {
-            folder: self.folder.clone(),
-            data: data_folder(),
-            farm: self.farm.clone(),
-            modules: self.modules.fork(hypervisor.clone()),
-            hypervisor,
-            images: Arc::new(self.images.fork()),
-            guests: Arc::new(self.farm.machines.keys().map(|name| (name.clone(), guest())).collect()),
-            acts: Arc::default(),
-            allowed: Gate::all().collect(),
-            fresh: false,
-            at_once: None,
-            rules: PhaseRules::default(),
-            max_failures: None,
-            capacity: Capacity::UNBOUNDED,
-            stop: CancellationToken::new(),
-        }
+        let modules = self.modules.fork(hypervisor.clone());
+        Self::with(self.folder.clone(), self.farm.clone(), modules, hypervisor, self.images.fork())
     }
 
     pub(super) fn guest(&self, machine: &str) -> &SimulatedGuest {
@@ -153,9 +150,9 @@ impl World {
         Utf8Path::from_path(self.data.path()).unwrap().join("locks")
     }
 
-    /// Says how a machine's checkpoints are kept.
-    pub(super) fn set_snapshot_type(&mut self, machine: &str, kind: &str) {
-        self.edit_platform(machine, "metadata: { ", &format!("metadata: {{ snapshot_type: {kind}, "));
+    /// Adds to a machine's `vm.metadata`.
+    pub(super) fn add_metadata(&mut self, machine: &str, entry: &str) {
+        self.edit_platform(machine, "metadata: { ", &format!("metadata: {{ {entry}, "));
     }
 
     /// Says what a machine's network is.
@@ -305,6 +302,7 @@ impl World {
         let orders = Orders {
             run: Default::default(),
             project: self.farm.config.project.clone(),
+            recovered: self.recovered.clone(),
             events: events_sink,
             at_once: self.at_once,
             capacities: vec![self.capacity],
@@ -367,11 +365,6 @@ impl World {
         let job = jobs.iter().find(|job| job.machine.name == machine).unwrap();
         job.wanted.record(checkpoint).to_description()
     }
-}
-
-/// In memory: the journal waits for what it writes to be on the disk.
-fn data_folder() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap()
 }
 
 fn guest() -> SimulatedGuest {
@@ -462,78 +455,5 @@ impl Connector for Wires {
             None => tokio::time::sleep(limit).await,
         }
         connector.connect(endpoint, login, limit).await
-    }
-}
-
-/// Images that are there at once, and the disks that were made of them.
-#[derive(Default)]
-pub(super) struct Images {
-    /// The machines that have disks.
-    pub(super) disks: Mutex<BTreeSet<String>>,
-    /// A machine whose image can't be fetched, and why.
-    pub(super) missing: Mutex<HashMap<String, String>>,
-}
-
-impl Images {
-    fn fork(&self) -> Self {
-        Self { disks: Mutex::new(self.disks.lock().unwrap().clone()), missing: Mutex::default() }
-    }
-}
-
-fn digest(name: &str, uri: &str) -> Digest {
-    Digest::of(format!("{name} {uri}"))
-}
-
-#[async_trait]
-impl Storage for Images {
-    fn known(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
-        let known = |(name, resource): (String, &crate::farm::Resource)| {
-            let digest = digest(&name, &resource.uri);
-            (name, Some(digest))
-        };
-        machine.resources().into_iter().map(known).collect()
-    }
-
-    async fn identify(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
-        self.known(machine)
-    }
-
-    async fn fetch(
-        &self,
-        machine: &Machine,
-        _progress: ProgressInWords,
-    ) -> Result<IndexMap<String, Fetched>, StorageError> {
-        if let Some(message) = self.missing.lock().unwrap().get(&machine.name).cloned() {
-            let uri = machine.disks[0].image.uri.clone();
-            let source = Box::new(ImageError::Unusable { uri, message });
-            return Err(StorageError::Fetch { name: "disk 0".to_owned(), source });
-        }
-        let fetched = |(name, resource): (String, &crate::farm::Resource)| {
-            let digest = digest(&name, &resource.uri);
-            (name, Fetched { path: "/images/image".into(), digest, format: Some(Format::Qcow2) })
-        };
-        Ok(machine.resources().into_iter().map(fetched).collect())
-    }
-
-    async fn create_disks(
-        &self,
-        machine: &Machine,
-        fetched: &IndexMap<String, Fetched>,
-    ) -> Result<Vec<Utf8PathBuf>, StorageError> {
-        self.disks.lock().unwrap().insert(machine.name.clone());
-        Ok((0..fetched.len()).map(|index| format!("/machines/{}/disk{index}", machine.name).into()).collect())
-    }
-
-    async fn create_seed(&self, machine: &Machine) -> Result<Option<Seed>, StorageError> {
-        let seed = || Seed {
-            path: format!("/machines/{}/seed.iso", machine.name).into(),
-            host_key: HOST_KEY.to_owned(),
-        };
-        Ok(machine.first_boot().map(|_| seed()))
-    }
-
-    async fn remove_disks(&self, machine: &str) -> Result<(), StorageError> {
-        self.disks.lock().unwrap().remove(machine);
-        Ok(())
     }
 }
