@@ -27,7 +27,7 @@ holder() { cat "$folder/holder.pid"; }
 inside() {
     local holder
     holder=$(holder)
-    nsenter --target "$holder" --mount --net -- "$@"
+    nsenter --target "$holder" --mount --net --wdns="$PWD" -- "$@"
 }
 
 case $action in

@@ -1,9 +1,17 @@
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use serde::Serialize;
 
-use super::{FarmArgs, print, print_json, selection::Selection, table::table, workbench::Workbench};
-use crate::hypervisor::DomainState;
+use super::{
+    FarmArgs, print, print_json,
+    selection::Selection,
+    table::table,
+    workbench::{Outside, Workbench},
+};
+use crate::{
+    hypervisor::DomainState,
+    run::{self, Event},
+};
 
 /// Show what exists of the farm's machines on its hypervisors.
 #[derive(Debug, clap::Args)]
@@ -25,8 +33,8 @@ struct MachineStatus {
     state: Option<DomainState>,
     /// Whether farmhand made the domain.
     managed: bool,
-    /// Port on loopback that leads to the guest's SSH server.
-    ssh_port: Option<u16>,
+    /// Where the guest's SSH server listens, as far as that is known: host and port.
+    ssh: Option<String>,
     snapshots: Vec<String>,
 }
 
@@ -39,12 +47,19 @@ impl Status {
             let (host, existing) =
                 found.map_or((None, None), |(host, existing)| (Some(host), Some(existing)));
             let domain = existing.as_ref().map(|existing| &existing.domain);
+            let ssh = match host {
+                Some(host) => {
+                    let site = workbench.site(host, Outside::events(Arc::new(|_: Event| {})));
+                    run::endpoint(&site, machine).await.ok().map(|endpoint| endpoint.address())
+                }
+                None => None,
+            };
             statuses.push(MachineStatus {
                 machine: machine.name.clone(),
                 hypervisor: host.map(|host| host.config.name.clone()),
                 state: domain.map(|domain| domain.state),
                 managed: domain.is_some_and(|domain| domain.metadata.is_some()),
-                ssh_port: domain.and_then(|domain| domain.ssh_port),
+                ssh,
                 snapshots: existing
                     .iter()
                     .flat_map(|existing| &existing.snapshots)
@@ -65,9 +80,8 @@ impl Status {
                 Some(DomainState::ShutOff) => "shut off".to_owned(),
                 Some(DomainState::Crashed) => "crashed".to_owned(),
             };
-            let port = status.ssh_port.map(|port| format!("127.0.0.1:{port}")).unwrap_or_default();
             let hypervisor = status.hypervisor.unwrap_or_default();
-            [status.machine, state, hypervisor, port, status.snapshots.join(", ")]
+            [status.machine, state, hypervisor, status.ssh.unwrap_or_default(), status.snapshots.join(", ")]
         });
         print(table(["machine", "state", "hypervisor", "ssh", "snapshots"], rows));
         Ok(ExitCode::SUCCESS)

@@ -1,6 +1,6 @@
 //! What most commands need: the farm and its hypervisors.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, os::unix::fs::DirBuilderExt as _, sync::Arc};
 
 use camino::Utf8PathBuf;
 use futures::future::{join_all, try_join_all};
@@ -58,6 +58,8 @@ pub(super) struct Host {
     pub(super) uri: String,
     /// The connection.
     pub(super) hypervisor: Arc<dyn Hypervisor>,
+    /// How its guests are reached.
+    way: Way,
 }
 
 impl Workbench {
@@ -72,7 +74,14 @@ impl Workbench {
         let connect = |config: farm::Hypervisor| async {
             let uri = config.uri.clone().unwrap_or_else(default_uri);
             let hypervisor = Arc::new(Libvirt::connect(&uri).await.into_diagnostic()?);
-            Ok::<_, miette::Report>(Host { config, uri, hypervisor })
+            let sockets = dirs.ssh_sockets();
+            let way = Way::to(&uri, config.proxy_jump.as_deref(), &sockets);
+            if way.jump().is_some() {
+                // Whoever can use these sockets is logged in.
+                let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&sockets);
+                made.into_diagnostic().wrap_err_with(|| format!("can't make {sockets}"))?;
+            }
+            Ok::<_, miette::Report>(Host { config, uri, hypervisor, way })
         };
         let hosts = try_join_all(hypervisors(args, &farm).into_iter().map(connect)).await?;
         let locks = Arc::new(Locks::new(dirs.locks()));
@@ -106,7 +115,7 @@ impl Workbench {
         Arc::new(Site {
             hypervisor: host.hypervisor.clone(),
             connector: Arc::new(SshConnector),
-            way: Way::to(&host.uri, host.config.proxy_jump.as_deref(), &self.dirs.ssh_sockets()),
+            way: host.way.clone(),
             storage: Arc::new(self.storage()),
             events,
             locks: self.locks.clone(),

@@ -185,6 +185,14 @@ pub struct Endpoint {
     pub host_key: Option<String>,
 }
 
+impl Endpoint {
+    /// Host and port, as people write them.
+    pub fn address(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
 /// An open connection and the key that the guest proved to hold.
 pub struct Connection {
     /// The guest.
@@ -219,6 +227,14 @@ pub enum GuestError {
         /// How long it was tried.
         waited: Duration,
         /// What the last try said.
+        message: String,
+    },
+    /// The way to the guest leads through a host that can't be reached.
+    #[error("can't get to the guest through {host} by SSH: {message}")]
+    Jump {
+        /// The host.
+        host: String,
+        /// The OpenSSH client's own words.
         message: String,
     },
     /// The guest showed another host key than the pinned one.

@@ -122,6 +122,11 @@ impl RunError {
                     "look at its console: farmhand console '{machine}'; a guest without network or SSH server can be reached through its guest agent: vm.metadata.transport: agent"
                 )
             }
+            Self::Guest(GuestError::Jump { host, .. }) => {
+                format!(
+                    "try `ssh -o BatchMode=yes {host} true`: it must work without a question; `proxy_jump` of the hypervisor in farm.yaml names another way"
+                )
+            }
             Self::Guest(GuestError::LoginRefused { .. }) => {
                 "check vm.metadata.auth in the platform's definition (user, password, ssh_key)".to_owned()
             }

@@ -139,10 +139,7 @@ impl Attempt {
             ..Config::default()
         };
         Ok(Self {
-            address: match endpoint.host.contains(':') {
-                true => format!("[{}]:{}", endpoint.host, endpoint.port),
-                false => format!("{}:{}", endpoint.host, endpoint.port),
-            },
+            address: endpoint.address(),
             endpoint: endpoint.clone(),
             login: login.clone(),
             pinned,
@@ -202,8 +199,15 @@ impl Attempt {
         let opened = self.begin(stream).await;
         match (opened, complaint, &self.endpoint.jump) {
             (Err(Failure::Again(message)), Some(complaint), Some(jump)) => {
-                let words = complaint.words().await.unwrap_or(message);
-                Err(Failure::Again(format!("through {}: {words}", jump.host())))
+                let host = jump.host().to_owned();
+                match complaint.words().await {
+                    // It got to the host, and that does not get to the guest yet.
+                    Some(words) if words.to_ascii_lowercase().contains("forwarding") => {
+                        Err(Failure::Again(format!("through {host}: {words}")))
+                    }
+                    Some(message) => Err(Failure::Final(GuestError::Jump { host, message })),
+                    None => Err(Failure::Again(format!("through {host}: {message}"))),
+                }
             }
             (opened, ..) => opened,
         }
