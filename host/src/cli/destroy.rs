@@ -34,17 +34,18 @@ impl Destroy {
 
 async fn destroy(workbench: &Workbench, name: &str) -> miette::Result<&'static str> {
     let found = workbench.find(name).await?;
-    let hypervisor = match (&found, workbench.hosts.first()) {
-        (Some((host, _)), _) => &host.hypervisor,
-        (None, Some(any)) => &any.hypervisor,
+    let host = match (&found, workbench.hosts.first()) {
+        (Some((host, _)), _) => host,
+        (None, Some(any)) => any,
         (None, None) => return Ok("does not exist"),
     };
+    let (hypervisor, storage) = (&host.hypervisor, workbench.storage(host));
     if found.as_ref().is_some_and(|(_, existing)| existing.domain.metadata.is_none()) {
         return Err(miette!(
             "the domain `{name}` was not made by farmhand; remove it with virsh if you want to"
         ));
     }
     // Also when there is no domain: a killed run may have left its disks.
-    let remove = async { run::remove(&**hypervisor, &workbench.storage(), name).await.into_diagnostic() };
+    let remove = async { run::remove(&**hypervisor, &*storage, name).await.into_diagnostic() };
     Ok(if workbench.locked(hypervisor, name, remove).await? { "removed" } else { "does not exist" })
 }

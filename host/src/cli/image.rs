@@ -4,12 +4,17 @@ use clap::{Args, Subcommand};
 use miette::IntoDiagnostic;
 use serde::Serialize;
 
-use super::{FarmArgs, print, print_json, selection::Selection, table::table, workbench::dirs};
+use super::{
+    FarmArgs, print, print_json,
+    selection::Selection,
+    table::table,
+    workbench::{Workbench, dirs},
+};
 use crate::{
     base::counted,
     farm::Farm,
     image::{Listed, Store},
-    run::{LocalStorage, Storage as _},
+    run::{LocalStorage, RemoteStorage, Storage as _},
 };
 
 /// Look after the images that machines are made from.
@@ -27,7 +32,7 @@ impl Image {
         match self {
             Self::List(command) => command.run().await,
             Self::Pull(command) => command.run(args).await,
-            Self::Prune(command) => command.run().await,
+            Self::Prune(command) => command.run(args).await,
         }
     }
 }
@@ -125,13 +130,52 @@ pub(super) struct Prune {
     /// Only say what would be deleted.
     #[arg(long)]
     dry_run: bool,
+    /// Prune the images at the farm's hypervisors on other hosts instead of those on this one.
+    #[arg(long)]
+    remote: bool,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Debug, Serialize)]
+struct PrunedRemotely {
+    hypervisor: String,
+    /// Digests of the images.
+    images: Vec<String>,
+}
+
 impl Prune {
-    async fn run(self) -> miette::Result<ExitCode> {
+    async fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
+        if self.remote { self.prune_remote(args).await } else { self.prune_local().await }
+    }
+
+    async fn prune_remote(self, args: &FarmArgs) -> miette::Result<ExitCode> {
+        let workbench = Workbench::open(args).await?;
+        let mut pruned = Vec::new();
+        for host in workbench.hosts.iter().filter(|host| host.pool_dir.is_some()) {
+            let images = RemoteStorage::prune(&host.hypervisor, &workbench.locks, self.dry_run).await;
+            pruned.push(PrunedRemotely {
+                hypervisor: host.config.name.clone(),
+                images: images.into_diagnostic()?,
+            });
+        }
+        if self.json {
+            print_json(&pruned)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let done = if self.dry_run { "would be deleted" } else { "deleted" };
+        if pruned.is_empty() {
+            print("no hypervisor of the farm is on another host\n");
+        }
+        for PrunedRemotely { hypervisor, images } in pruned {
+            print(format!("{hypervisor}: {} {done}\n", counted(images.len(), "file")));
+            print(images.iter().map(|image| format!("  {image}\n")).collect::<String>());
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn prune_local(self) -> miette::Result<ExitCode> {
         let dirs = dirs()?;
         let prune = move || Store::new(&dirs).prune(&dirs.machines(), self.dry_run);
         let gone = tokio::task::spawn_blocking(prune).await.into_diagnostic()?.into_diagnostic()?;

@@ -19,7 +19,7 @@ use crate::{
     hypervisor::{Domain, DomainState, NewNetwork, libvirt::default_uri},
     module::ResolvedSteps,
     plan::{self, Candidate, Capacity, Demand, Existing, Need, Options, Origin, Placed, Wanted},
-    run::{MachineJob, Storage, domain_inputs},
+    run::{MachineJob, domain_inputs},
 };
 
 /// Memory that is left to the hypervisor itself, in MiB: what OpenStack's scheduler reserves, too.
@@ -199,9 +199,10 @@ impl Workbench {
             false => None,
         };
         let login_key = login_key.as_ref().map(PublicKeyLine::as_str);
-        let storage = &self.storage();
+        let storages: Vec<_> = self.hosts.iter().map(|host| self.storage(host)).collect();
         let plan = |(machine, placed): (Machine, Placed)| {
             let steps = steps.swap_remove(&machine.name).unwrap_or_default();
+            let storage = storages[placed.hypervisor].clone();
             async move {
                 let name = &machine.name;
                 let inputs = domain_inputs(&machine, &placed, login_key);

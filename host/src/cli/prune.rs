@@ -1,12 +1,15 @@
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use futures::future::join_all;
 use miette::IntoDiagnostic;
 
-use super::{FarmArgs, print, workbench::Workbench};
+use super::{
+    FarmArgs, print,
+    workbench::{Host, Workbench},
+};
 use crate::{
-    hypervisor::{Hypervisor, libvirt::Libvirt},
-    run::{Entry, Leftover, LockError, Notice, Recovered, Storage},
+    hypervisor::Domain,
+    run::{Entry, Leftover, LockError, Notice, Recovered, RemoteStorage},
 };
 
 /// Remove what killed runs left: machines that were not made to their end, machines that still run, and disks that belong to
@@ -101,18 +104,22 @@ async fn recover_one(
     entry: &Entry,
     dry_run: bool,
 ) -> miette::Result<Option<Leftover>> {
-    let hypervisor = connect(workbench, &entry.hypervisor).await?;
+    let host = workbench.host(&entry.hypervisor).await?;
     let tell = |notice| tell(&entry.machine, notice);
-    let (locks, storage) = (&workbench.locks, workbench.storage());
+    let (locks, storage) = (&workbench.locks, workbench.storage(&host));
     let journal = workbench.journal();
-    journal.recover(entry, locks, &hypervisor, &storage, dry_run, &tell).await.into_diagnostic()
+    journal.recover(entry, locks, &host.hypervisor, &*storage, dry_run, &tell).await.into_diagnostic()
 }
 
-async fn connect(workbench: &Workbench, uri: &str) -> miette::Result<Arc<dyn Hypervisor>> {
-    if let Some(host) = workbench.hosts.iter().find(|host| host.hypervisor.uri() == uri) {
-        return Ok(host.hypervisor.clone());
-    }
-    Ok(Arc::new(Libvirt::connect(uri).await.into_diagnostic()?))
+/// A hypervisor, its domains, and the machines that have disks in its own storage pools.
+async fn look(workbench: &Workbench, uri: &str) -> miette::Result<(Host, Vec<Domain>, Vec<String>)> {
+    let host = workbench.host(uri).await?;
+    let domains = host.hypervisor.domains().await.into_diagnostic()?;
+    let with_disks = match host.pool_dir {
+        Some(_) => RemoteStorage::with_disks(&*host.hypervisor).await.into_diagnostic()?,
+        None => Vec::new(),
+    };
+    Ok((host, domains, with_disks))
 }
 
 /// Disks that belong to no domain. Whether they do is known only when all hypervisors that had one were asked.
@@ -121,14 +128,15 @@ async fn orphans(workbench: &Workbench, dry_run: bool) -> miette::Result<Pruned>
     uris.extend(workbench.hosts.iter().map(|host| host.hypervisor.uri().to_owned()));
     uris.sort();
     uris.dedup();
-    let mut domains = Vec::new();
+    let (mut domains, mut remote) = (Vec::new(), Vec::new());
     for uri in uris {
-        let asked = match connect(workbench, &uri).await {
-            Ok(hypervisor) => hypervisor.domains().await.into_diagnostic(),
-            Err(report) => Err(report),
-        };
-        match asked {
-            Ok(found) => domains.extend(found),
+        match look(workbench, &uri).await {
+            Ok((host, found, with_disks)) => {
+                let lost =
+                    with_disks.into_iter().filter(|name| !found.iter().any(|domain| domain.name == *name));
+                remote.extend(lost.map(|name| (host.clone(), name)));
+                domains.extend(found);
+            }
             Err(report) => {
                 let message = "disks that belong to no machine can't be told from others";
                 return Ok(Pruned { problems: vec![report.wrap_err(message)], ..Pruned::default() });
@@ -136,13 +144,19 @@ async fn orphans(workbench: &Workbench, dry_run: bool) -> miette::Result<Pruned>
         }
     }
     let mut pruned = Pruned::default();
-    let storage = workbench.storage();
+    let local = workbench.journal().orphans(&domains).into_diagnostic()?;
     // Whoever makes a machine in this data folder holds its file's lock, whatever its hypervisor is.
-    let Some(host) = workbench.hosts.first() else { return Ok(pruned) };
-    for name in workbench.journal().orphans(&domains).into_diagnostic()? {
+    let here = workbench.hosts.iter().find(|host| host.pool_dir.is_none());
+    let local = here.into_iter().flat_map(|host| local.iter().map(|name| (host.clone(), name.clone())));
+    for (host, name) in local.chain(remote) {
+        let storage = workbench.storage(&host);
         let remove = async {
             // Another run may have made the machine meanwhile.
-            let exists = workbench.find(&name).await?.is_some();
+            let exists = match host.pool_dir {
+                Some(_) => host.hypervisor.domain(&name).await.into_diagnostic()?.is_some(),
+                // Its disks could be of any of them.
+                None => workbench.find(&name).await?.is_some(),
+            };
             if !dry_run && !exists {
                 storage.remove_disks(&name).await.into_diagnostic()?;
             }

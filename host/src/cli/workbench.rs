@@ -13,11 +13,16 @@ use crate::{
     guest::{Way, ssh::SshConnector},
     hypervisor::{
         Hypervisor,
-        libvirt::{Libvirt, default_uri},
+        libvirt::{Libvirt, default_uri, shares_files},
     },
     plan::Existing,
-    run::{self, EventSink, Journal, LocalStorage, Locks, Notice, Ports, RunId, Site},
+    run::{
+        self, EventSink, Journal, LocalStorage, Locks, Notice, Ports, RemoteStorage, RunId, Site, Storage,
+    },
 };
+
+/// Where libvirt keeps images, and farmhand its own among them, on a host whose system's libvirt is used.
+const POOL_DIR: &str = "/var/lib/libvirt/images/farmhand";
 
 /// A farm and the hypervisors that it is on.
 pub(super) struct Workbench {
@@ -60,6 +65,39 @@ pub(super) struct Host {
     pub(super) hypervisor: Arc<dyn Hypervisor>,
     /// How its guests are reached.
     way: Way,
+    /// The folder on its host for images and disks, where that is not this host or the farm says so.
+    pub(super) pool_dir: Option<Utf8PathBuf>,
+}
+
+impl Host {
+    async fn connect(config: farm::Hypervisor, dirs: &Dirs) -> miette::Result<Self> {
+        let uri = config.uri.clone().unwrap_or_else(default_uri);
+        let pool_dir = pool_dir(&config, &uri)?;
+        let sockets = dirs.ssh_sockets();
+        let way = Way::to(&uri, config.proxy_jump.as_deref(), &sockets);
+        if way.jump().is_some() {
+            // Whoever can use these sockets is logged in.
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&sockets);
+            made.into_diagnostic().wrap_err_with(|| format!("can't make {sockets}"))?;
+        }
+        let hypervisor = Arc::new(Libvirt::connect(&uri).await.into_diagnostic()?);
+        Ok(Self { config, uri, hypervisor, way, pool_dir })
+    }
+}
+
+/// The folder for images and disks on a hypervisor's host: none where it can use those of this host.
+fn pool_dir(config: &farm::Hypervisor, uri: &str) -> miette::Result<Option<Utf8PathBuf>> {
+    match &config.pool_dir {
+        Some(folder) => Ok(Some(folder.clone())),
+        None if shares_files(uri) => Ok(None),
+        None if uri.split('?').next().is_some_and(|uri| uri.ends_with("/system")) => {
+            Ok(Some(POOL_DIR.into()))
+        }
+        None => {
+            let help = "give the hypervisor a `pool_dir` in farm.yaml: a folder on its host that its user can write to";
+            Err(miette!(help = help, "where images and disks go on the hypervisor {uri} is not known"))
+        }
+    }
 }
 
 impl Workbench {
@@ -71,19 +109,8 @@ impl Workbench {
 
     pub(super) async fn connect(args: &FarmArgs, farm: Farm) -> miette::Result<Self> {
         let dirs = dirs()?;
-        let connect = |config: farm::Hypervisor| async {
-            let uri = config.uri.clone().unwrap_or_else(default_uri);
-            let hypervisor = Arc::new(Libvirt::connect(&uri).await.into_diagnostic()?);
-            let sockets = dirs.ssh_sockets();
-            let way = Way::to(&uri, config.proxy_jump.as_deref(), &sockets);
-            if way.jump().is_some() {
-                // Whoever can use these sockets is logged in.
-                let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&sockets);
-                made.into_diagnostic().wrap_err_with(|| format!("can't make {sockets}"))?;
-            }
-            Ok::<_, miette::Report>(Host { config, uri, hypervisor, way })
-        };
-        let hosts = try_join_all(hypervisors(args, &farm).into_iter().map(connect)).await?;
+        let hosts = hypervisors(args, &farm).into_iter().map(|config| Host::connect(config, &dirs));
+        let hosts = try_join_all(hosts).await?;
         let locks = Arc::new(Locks::new(dirs.locks()));
         Ok(Self { farm, dirs, hosts, locks, ports: Arc::default() })
     }
@@ -116,10 +143,10 @@ impl Workbench {
             hypervisor: host.hypervisor.clone(),
             connector: Arc::new(SshConnector),
             way: host.way.clone(),
-            storage: Arc::new(self.storage()),
+            storage: self.storage(host),
             events,
             locks: self.locks.clone(),
-            journal: self.journal(),
+            journal: self.journal_of(host),
             login_key: self.dirs.login_key(),
             record,
             run,
@@ -131,8 +158,26 @@ impl Workbench {
         })
     }
 
+    /// A connection to a hypervisor, whether the farm has it or not.
+    pub(super) async fn host(&self, uri: &str) -> miette::Result<Host> {
+        match self.hosts.iter().find(|host| host.hypervisor.uri() == uri) {
+            Some(host) => Ok(host.clone()),
+            None => Host::connect(plain(uri), &self.dirs).await,
+        }
+    }
+
+    /// The journal, to look into it.
     pub(super) fn journal(&self) -> Journal {
         Journal::new(self.dirs.journal(), self.dirs.machines())
+    }
+
+    /// The journal, for work on a hypervisor's machines.
+    fn journal_of(&self, host: &Host) -> Journal {
+        let machines = match &host.pool_dir {
+            Some(folder) => RemoteStorage::machines(folder),
+            None => self.dirs.machines(),
+        };
+        Journal::new(self.dirs.journal(), machines)
     }
 
     /// Does work on a hypervisor's machine that nobody else may work on meanwhile.
@@ -148,14 +193,22 @@ impl Workbench {
         self.locks.during(hypervisor, machine, &tell, work).await.into_diagnostic()?
     }
 
-    pub(super) fn storage(&self) -> LocalStorage {
-        LocalStorage::new(&self.dirs, self.farm.root.clone())
+    /// Images and disks for a hypervisor.
+    pub(super) fn storage(&self, host: &Host) -> Arc<dyn Storage> {
+        let local = LocalStorage::new(&self.dirs, self.farm.root.clone());
+        match host.pool_dir.clone() {
+            None => Arc::new(local),
+            Some(folder) => {
+                let (hypervisor, locks) = (host.hypervisor.clone(), self.locks.clone());
+                Arc::new(RemoteStorage::new(local, hypervisor, locks, folder))
+            }
+        }
     }
 }
 
-/// The hypervisors to connect to: the one of the command line, else the farm's, else those that its machines name.
-fn hypervisors(args: &FarmArgs, farm: &Farm) -> Vec<farm::Hypervisor> {
-    let plain = |uri: &str| farm::Hypervisor {
+/// A hypervisor of which nothing but its URI is known.
+fn plain(uri: &str) -> farm::Hypervisor {
+    farm::Hypervisor {
         name: uri.to_owned(),
         uri: Some(uri.to_owned()),
         labels: BTreeSet::new(),
@@ -164,7 +217,11 @@ fn hypervisors(args: &FarmArgs, farm: &Farm) -> Vec<farm::Hypervisor> {
         max_vcpus: None,
         proxy_jump: None,
         pool_dir: None,
-    };
+    }
+}
+
+/// The hypervisors to connect to: the one of the command line, else the farm's, else those that its machines name.
+fn hypervisors(args: &FarmArgs, farm: &Farm) -> Vec<farm::Hypervisor> {
     if let Some(uri) = &args.connect {
         return vec![plain(uri)];
     }

@@ -1,4 +1,4 @@
-//! Hypervisors: domains, their snapshots, their guest agent. Only this room knows libvirt.
+//! Hypervisors: domains, their snapshots, their guest agent, and the networks and storage pools that they stand on. Only this room knows libvirt.
 //!
 //! [`Hypervisor`] has two implementations that obey the same contract tests: the real one, [`libvirt`], and [`simulated`].
 
@@ -11,6 +11,8 @@ pub mod libvirt;
 mod lock_xml;
 mod network;
 mod network_xml;
+mod pool;
+mod pool_xml;
 pub mod simulated;
 mod snapshot_xml;
 mod xml;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 pub use network::{
     Address, AddressSource, Interface, Lease, Network, Networks, NewNetwork, Reservation, Subnet,
 };
+pub use pool::{NewContent, NewVolume, Pools, Uploaded, Volume};
 
 use crate::base::SnapshotKind;
 
@@ -32,7 +35,7 @@ use crate::base::SnapshotKind;
 ///
 /// A method that changes something returns when libvirt has done it. Domains and snapshots are named by their names.
 #[async_trait]
-pub trait Hypervisor: Networks + Send + Sync {
+pub trait Hypervisor: Networks + Pools + Send + Sync {
     /// Its connection URI, which tells it from other hypervisors.
     fn uri(&self) -> &str;
 

@@ -25,6 +25,8 @@ pub enum Doing {
     Unpacking,
     /// It is converted to another format.
     Converting,
+    /// It is brought to a hypervisor on another host.
+    Uploading,
 }
 
 /// Called with each piece that comes; it must return soon.
@@ -69,7 +71,7 @@ impl Meter {
         if first {
             (state.since, state.last) = ((now, done), (now, done));
         }
-        let complete = total == Some(done) && doing == Doing::Fetching;
+        let complete = total == Some(done) && matches!(doing, Doing::Fetching | Doing::Uploading);
         if !first && !complete && now.duration_since(state.told) < INTERVAL {
             return None;
         }
@@ -84,13 +86,14 @@ impl Meter {
             Doing::Unpacking => format!("{what}: unpacking it"),
             Doing::Converting => format!("{what}: converting it"),
             Doing::Waiting => format!("{what}: the server failed after {}; trying again", megabytes(done)),
-            Doing::Fetching => {
+            Doing::Fetching | Doing::Uploading => {
+                let uploading = if doing == Doing::Uploading { "uploading it, " } else { "" };
                 let of = match total {
                     Some(total) => format!("{} of {}", plain(done), megabytes(total)),
                     None => megabytes(done),
                 };
                 let rate = rate.map(|rate| format!(" ({:.1} MB/s)", rate / 1e6)).unwrap_or_default();
-                format!("{what}: {of}{rate}")
+                format!("{what}: {uploading}{of}{rate}")
             }
         })
     }
@@ -133,6 +136,8 @@ mod tests {
         );
         let waiting = words(Doing::Waiting, 2502, 100, 100);
         assert_eq!(waiting.as_deref(), Some("disk 0: the server failed after 100 MB; trying again"));
-        assert_eq!(words(Doing::Unpacking, 2503, 0, 0).as_deref(), Some("disk 0: unpacking it"));
+        let uploading = words(Doing::Uploading, 2503, 0, 100);
+        assert_eq!(uploading.as_deref(), Some("disk 0: uploading it, 0 of 100 MB"));
+        assert_eq!(words(Doing::Unpacking, 2504, 0, 0).as_deref(), Some("disk 0: unpacking it"));
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{Checksum, ChecksumValue, Digest, Dirs},
-    farm::{Lock, LockedImage, Machine, Resource, disk_name},
+    farm::{FirstBoot, Lock, LockedImage, Machine, Resource, disk_name},
     image::{self, Hold, ImageError, Meter, Progress, Source, Store, create_overlay},
 };
 
@@ -45,6 +45,18 @@ impl LocalStorage {
     /// The same, but images without a checksum are fetched anew, and pinned as they are.
     pub fn accepting(self) -> Self {
         Self { accept: true, ..self }
+    }
+
+    /// Writes the seed of a first boot, and gives the host key that is in it.
+    pub(super) async fn write_seed(
+        &self,
+        first_boot: &FirstBoot,
+        path: &Utf8Path,
+    ) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        let (first_boot, login_key, file) = (first_boot.clone(), self.login_key.clone(), path.to_owned());
+        // Hashing passwords takes a while.
+        let write = move || first_boot::write_seed(&first_boot, &login_key, &file);
+        tokio::task::spawn_blocking(write).await.map_err(Into::into).flatten()
     }
 
     fn folder(&self, machine: &str) -> Utf8PathBuf {
@@ -92,10 +104,13 @@ impl LocalStorage {
         // A disk image must stand on its own; a kernel is just a file.
         let file = if name.starts_with("disk") {
             let image = self.store.ensure(&source, progress).await.map_err(failed)?;
-            Fetched { path: image.path, digest: image.digest, format: Some(image.format) }
+            let size = std::fs::metadata(&image.path).map(|metadata| metadata.len()).unwrap_or_default();
+            let (format, virtual_size) = (Some(image.format), image.virtual_size);
+            Fetched { path: image.path, digest: image.digest, size, format, virtual_size }
         } else {
             let file = self.store.ensure_file(&source, progress).await.map_err(failed)?;
-            Fetched { path: file.path, digest: file.digest, format: None }
+            let size = file.size;
+            Fetched { path: file.path, digest: file.digest, size, format: None, virtual_size: size }
         };
         if is_pinned && let Some(digest) = self.store.origin_digest(&source) {
             let pin = |lock: &mut Lock| {
@@ -175,11 +190,7 @@ impl Storage for LocalStorage {
     async fn create_seed(&self, machine: &Machine) -> Result<Option<Seed>, StorageError> {
         let Some(first_boot) = machine.first_boot() else { return Ok(None) };
         let path = self.folder(&machine.name).join("seed.iso");
-        let (first_boot, login_key, file) = (first_boot.clone(), self.login_key.clone(), path.clone());
-        // Hashing passwords takes a while.
-        let made =
-            tokio::task::spawn_blocking(move || first_boot::write_seed(&first_boot, &login_key, &file)).await;
-        match made.map_err(Into::into).flatten() {
+        match self.write_seed(first_boot, &path).await {
             Ok(host_key) => Ok(Some(Seed { path, host_key })),
             Err(source) => Err(StorageError::Seed { path, source }),
         }

@@ -18,6 +18,7 @@ mod phase;
 mod ports;
 mod ready;
 mod rehearsal;
+mod remote_storage;
 mod state;
 mod storage;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use lock::{LockError, Locks, Notice};
 pub use ports::Ports;
 pub use ready::{endpoint, reach, synchronize_clock};
 pub use rehearsal::{RehearsedEnd, RehearsedPhase, RehearsedStep, rehearse};
+pub use remote_storage::RemoteStorage;
 pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};
 
 use crate::{

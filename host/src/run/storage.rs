@@ -4,9 +4,11 @@ use async_trait::async_trait;
 use camino::Utf8PathBuf;
 use indexmap::IndexMap;
 
+use super::LockError;
 use crate::{
     base::{Digest, Problem},
     farm::Machine,
+    hypervisor::HypervisorError,
     image::{Format, ImageError},
 };
 
@@ -17,8 +19,12 @@ pub struct Fetched {
     pub path: Utf8PathBuf,
     /// What it is.
     pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
     /// Its format, if it is a disk image.
     pub format: Option<Format>,
+    /// What a guest sees of it as a disk image, in bytes; of other files their size.
+    pub virtual_size: u64,
 }
 
 /// What a machine's first boot is told.
@@ -101,6 +107,24 @@ pub enum StorageError {
         /// Why.
         source: Box<ImageError>,
     },
+    /// The image does not fit in the disk.
+    #[error(
+        "can't make the disk {path}: the image holds {held} bytes, so a disk of {size} bytes would cut it off"
+    )]
+    TooSmall {
+        /// The disk's file.
+        path: Utf8PathBuf,
+        /// What the definition says, in bytes.
+        size: u64,
+        /// What a guest sees of the image, in bytes.
+        held: u64,
+    },
+    /// The storage pools of a hypervisor on another host.
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
+    /// The lock of an image that is brought to another host.
+    #[error(transparent)]
+    Lock(LockError),
     /// The seed of the first boot can't be made.
     #[error("can't make the seed of its first boot, {path}")]
     Seed {

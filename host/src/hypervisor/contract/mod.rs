@@ -3,6 +3,7 @@
 //! The real domains boot from one sector: no kernel and no image is needed, and they are up in no time.
 
 mod fixture;
+mod surroundings;
 
 use std::time::Duration;
 

@@ -14,7 +14,8 @@ mod agent_tests;
 mod calls;
 mod events;
 mod networks;
-mod pool;
+mod pools;
+mod threads;
 
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use virt::{connect::Connect, domain::Domain as VirtDomain};
 use self::{
     calls::Fault,
     events::Event,
-    pool::{Lost, Pool},
+    threads::{Lost, Threads},
 };
 use super::{
     Capabilities, Domain, DomainLock, DomainMetadata, Hypervisor, HypervisorError, Locked, NewSnapshot,
@@ -52,10 +53,16 @@ pub fn default_uri() -> String {
     }
 }
 
+/// Whether the hypervisor of a [connection URI](https://libvirt.org/uri.html) sees the files of this host: it is this host, and
+/// its daemon is reached at its usual socket.
+pub fn shares_files(uri: &str) -> bool {
+    uri.contains(":///") && !uri.contains("socket=")
+}
+
 /// A libvirt connection. It closes when this is dropped and its last call has returned.
 pub struct Libvirt {
     uri: String,
-    pool: Pool,
+    threads: Threads,
     capabilities: OnceCell<Capabilities>,
 }
 
@@ -69,11 +76,11 @@ impl Libvirt {
         if uri.contains('\0') {
             return Err(error("a URI can't hold a NUL".to_owned()));
         }
-        let pool = tokio::time::timeout(CONNECT_LIMIT, Pool::open(uri))
+        let threads = tokio::time::timeout(CONNECT_LIMIT, Threads::open(uri))
             .await
             .map_err(|_| error(format!("no answer within {} s", CONNECT_LIMIT.as_secs())))?
             .map_err(error)?;
-        Ok(Self { uri: uri.to_owned(), pool, capabilities: OnceCell::new() })
+        Ok(Self { uri: uri.to_owned(), threads, capabilities: OnceCell::new() })
     }
 
     async fn call<T: Send + 'static>(
@@ -82,7 +89,7 @@ impl Libvirt {
         operation: &str,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
-        Self::answer(limit, operation, self.pool.run(call)).await
+        Self::answer(limit, operation, self.threads.run(call)).await
     }
 
     /// A call about a lock: short, and not to be kept waiting by long ones.
@@ -91,7 +98,7 @@ impl Libvirt {
         operation: &str,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
-        Self::answer(ASK_LIMIT, operation, self.pool.run_urgently(call)).await
+        Self::answer(ASK_LIMIT, operation, self.threads.run_urgently(call)).await
     }
 
     async fn answer<T>(
@@ -133,15 +140,10 @@ impl Libvirt {
 
     fn events(&self, operation: &str) -> Result<Waiter, HypervisorError> {
         let operation = operation.to_owned();
-        match self.pool.events() {
+        match self.threads.events() {
             Some(events) => Ok(Waiter { events, operation }),
             None => Err(Waiter::closed(operation)),
         }
-    }
-
-    /// Whether the emulator that libvirt would use with KVM runs on this host, so that it can be tried here.
-    fn is_local(&self) -> bool {
-        self.uri.starts_with("qemu:///") && !self.uri.contains("socket=")
     }
 }
 
@@ -183,7 +185,8 @@ impl Hypervisor for Libvirt {
         let operation = "tell its capabilities";
         let capabilities = self.capabilities.get_or_try_init(async || {
             let mut capabilities = self.call(ASK_LIMIT, operation, calls::capabilities).await?;
-            if self.is_local() {
+            // Then the emulator that libvirt would use with KVM runs here, too, and can be tried.
+            if self.uri.starts_with("qemu") && shares_files(&self.uri) {
                 let session = self.uri.starts_with("qemu:///session");
                 let cache = Dirs::of_user().ok().map(|dirs| dirs.probes());
                 kvm::keep_if_usable(&mut capabilities, session, cache.as_deref()).await;

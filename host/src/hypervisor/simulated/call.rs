@@ -1,8 +1,9 @@
 use std::fmt;
 
+use camino::Utf8PathBuf;
 use serde_json::Value;
 
-use crate::hypervisor::{Address, Domain, DomainLock, Lease, Locked, Network, Snapshot};
+use crate::hypervisor::{Address, Domain, DomainLock, Lease, Locked, Network, Snapshot, Volume};
 
 /// A method of [`Hypervisor`](crate::hypervisor::Hypervisor), or of one that it stands on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,6 +37,13 @@ pub enum Method {
     ReleaseAddress,
     Leases,
     Addresses,
+    Pools,
+    EnsurePool,
+    RemovePool,
+    Volumes,
+    CreateVolume,
+    UploadVolume,
+    DeleteVolume,
 }
 
 /// A call that was made.
@@ -43,9 +51,9 @@ pub enum Method {
 pub struct Call {
     /// The method.
     pub method: Method,
-    /// The domain or network it is about; empty for those about none.
+    /// The domain, network or storage pool it is about; empty for those about none.
     pub domain: String,
-    /// The snapshot, the agent's command, or the address; else empty.
+    /// The snapshot, the agent's command, the address, or the volume; else empty.
     pub argument: String,
 }
 
@@ -90,6 +98,9 @@ impl Pretended for Vec<Network> {}
 impl Pretended for Option<Network> {}
 impl Pretended for Vec<Lease> {}
 impl Pretended for Vec<Address> {}
+impl Pretended for Vec<String> {}
+impl Pretended for Vec<Volume> {}
+impl Pretended for Utf8PathBuf {}
 impl Pretended for Value {}
 
 impl Pretended for Option<DomainLock> {

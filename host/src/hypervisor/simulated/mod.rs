@@ -6,6 +6,7 @@
 
 mod call;
 mod network;
+mod pool;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 pub use self::call::{Call, Fault, Method};
-use self::{call::Pretended, network::SimulatedNetwork};
+use self::{call::Pretended, network::SimulatedNetwork, pool::SimulatedPool};
 use super::{
     Address, AddressSource, Capabilities, Domain, DomainLock, DomainMetadata, DomainState, GuestCapability,
     Hypervisor, HypervisorError, Locked, NewSnapshot, Snapshot,
@@ -77,6 +78,7 @@ struct Injected {
 struct State {
     machines: BTreeMap<String, Machine>,
     networks: BTreeMap<String, SimulatedNetwork>,
+    pools: BTreeMap<String, SimulatedPool>,
     calls: Vec<Call>,
     faults: VecDeque<Injected>,
     time: i64,
@@ -116,8 +118,13 @@ impl Simulated {
     #[must_use]
     pub fn fork(&self) -> Self {
         let state = self.state();
-        let (machines, networks) = (state.machines.clone(), state.networks.clone());
-        let state = State { machines, networks, time: state.time, ..State::default() };
+        let state = State {
+            machines: state.machines.clone(),
+            networks: state.networks.clone(),
+            pools: state.pools.clone(),
+            time: state.time,
+            ..State::default()
+        };
         Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()), size: self.size }
     }
 

@@ -63,7 +63,16 @@ impl Storage for Images {
         }
         let fetched = |(name, resource): (String, &Resource)| {
             let digest = digest(&name, &resource.uri);
-            (name, Fetched { path: "/images/image".into(), digest, format: Some(Format::Qcow2) })
+            (
+                name,
+                Fetched {
+                    path: "/images/image".into(),
+                    digest,
+                    size: 1,
+                    format: Some(Format::Qcow2),
+                    virtual_size: 1,
+                },
+            )
         };
         Ok(machine.resources().into_iter().map(fetched).collect())
     }

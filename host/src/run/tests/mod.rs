@@ -11,6 +11,7 @@ mod life;
 mod modules;
 mod network;
 mod ready;
+mod remote_storage;
 mod retries;
 mod scale;
 mod support;

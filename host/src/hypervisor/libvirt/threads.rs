@@ -13,7 +13,7 @@ use super::events::{Event, Registration, start_event_loop};
 
 /// Calls that may run at once. libvirt's daemon stops reading from a client that has 5 calls open (`max_client_requests`),
 /// and with that also the answers that keep the connection alive.
-const THREADS: usize = 4;
+const ORDINARY_THREADS: usize = 4;
 
 /// A thread for calls that are short and can't wait for long ones to end. While it makes one beside four others, the daemon
 /// stops reading for that moment.
@@ -26,18 +26,18 @@ const KEEPALIVE_COUNT: u32 = 6;
 type Job = Box<dyn FnOnce(&Connect) + Send>;
 
 /// A connection whose calls run on threads of its own. Not on the runtime's: a call that hangs would keep the process from
-/// ending. The connection is closed, on one of these threads, when the pool is dropped and its last call has returned.
-pub(super) struct Pool {
+/// ending. The connection is closed, on one of these threads, when this is dropped and its last call has returned.
+pub(super) struct Threads {
     jobs: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
     registration: std::sync::Weak<Registration>,
 }
 
-/// The pool's thread ended before it had a result: a call panicked.
+/// The thread ended before it had a result: a call panicked.
 #[derive(Debug)]
 pub(super) struct Lost;
 
-impl Pool {
+impl Threads {
     /// Opens the connection. `Err` has libvirt's own words, or the system's where no thread can be started.
     pub(super) async fn open(uri: &str) -> Result<Self, String> {
         let (result, opened) = oneshot::channel();
@@ -60,7 +60,7 @@ impl Pool {
             }
             Ok::<_, String>(jobs)
         };
-        let (jobs, urgent) = (start(THREADS)?, start(URGENT_THREADS)?);
+        let (jobs, urgent) = (start(ORDINARY_THREADS)?, start(URGENT_THREADS)?);
         Ok(Self { jobs, urgent, registration: Arc::downgrade(&registration) })
     }
 
