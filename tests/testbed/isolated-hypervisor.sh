@@ -17,8 +17,8 @@ self=$(readlink -f "$0")
 action=$1
 folder=$2
 shift 2
-if [ "$(id -u)" != 0 ] && [ "$action" != ssh ]; then
-    exec sudo -- "$self" "$action" "$(readlink -f "$folder")" "$@"
+if [ "$(id -u)" != 0 ]; then
+    exec sudo --preserve-env -- "$self" "$action" "$(readlink -f "$folder")" "$@"
 fi
 
 # The pid of what keeps the namespaces.
@@ -69,9 +69,11 @@ END
     setsid unshare --mount --net -- tini -s -- "$self" namespace "$folder" \
         >"$folder/log/daemon.log" 2>&1 </dev/null &
     echo $! >"$folder/holder.pid"
-    until inside timeout 5 virsh -q -c qemu:///system version >/dev/null 2>"$folder/log/virsh.log"; do
+    # Before its own sockets are where the host's are, a question would be answered by the host.
+    until [ -S "$folder/run/libvirt-sock" ] &&
+        inside timeout 5 virsh -q -c qemu:///system version >/dev/null 2>"$folder/log/virsh.log"; do
         if [ "$SECONDS" -ge 30 ]; then
-            echo "$0: libvirt does not answer: $(cat "$folder/log/virsh.log")" >&2
+            echo "$0: libvirt does not answer: $(cat "$folder/log/virsh.log" 2>/dev/null)" >&2
             tail -n 20 "$folder/log/daemon.log" >&2
             exit 1
         fi
@@ -89,6 +91,12 @@ namespace)
     mount --bind "$folder/etc" /etc/libvirt
     mkdir -p /var/lib/libvirt/{qemu,images,dnsmasq,network,boot}
     ip link set lo up
+    # passt wants a way to somewhere, even if it leads nowhere (203.0.113.0/24 is for documentation, RFC 5737).
+    ip link add uplink type veth peer name nowhere
+    ip link set nowhere up
+    ip address add 203.0.113.2/24 dev uplink
+    ip link set uplink up
+    ip route add default via 203.0.113.1
     virtlogd -d --pid-file /run/libvirt/virtlogd.pid
     exec libvirtd --pid-file /run/libvirt/libvirtd.pid
     ;;

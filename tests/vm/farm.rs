@@ -18,6 +18,8 @@ pub(crate) struct Farm {
     folder: TempDir,
     /// Stands in the names of its machines.
     pub(crate) id: String,
+    /// What farmhand's command line begins with.
+    wrapper: Vec<String>,
 }
 
 /// What a run said.
@@ -43,7 +45,7 @@ impl Farm {
         let folder = tempfile::Builder::new().prefix("farmhand-test-").tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let id = folder.path().file_name().unwrap().to_str().unwrap().rsplit('-').next().unwrap().to_owned();
-        let farm = Self { folder, id };
+        let farm = Self { folder, id, wrapper: Vec::new() };
         copy(&Path::new(REPOSITORY).join("examples/02-vm-provisioning"), &farm.path("farm"));
         farm.edit("farm/setup_vm/platforms/defaults.yaml", |text| {
             let name = format!("vm:\n  metadata: {{ name: \"{{{{ platform_name }}}}.{}\" }}", farm.id);
@@ -53,6 +55,12 @@ impl Farm {
         farm
     }
 
+    /// The same farm for a farmhand that is run by the command line `wrapper`.
+    pub(crate) fn inside(mut self, wrapper: &[String]) -> Self {
+        self.wrapper = wrapper.to_vec();
+        self
+    }
+
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.folder.path().join(path)
     }
@@ -60,6 +68,21 @@ impl Farm {
     /// The name of a platform's machine.
     pub(crate) fn machine(&self, platform: &str) -> String {
         format!("{platform}.{}", self.id)
+    }
+
+    pub(crate) fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.path(path)).unwrap()
+    }
+
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Removes a folder.
+    pub(crate) fn remove(&self, path: &str) {
+        fs::remove_dir_all(self.path(path)).unwrap();
     }
 
     pub(crate) fn edit(&self, path: &str, change: impl Fn(String) -> String) {
@@ -72,8 +95,11 @@ impl Farm {
 
     /// farmhand with this farm and a `FARMHAND_HOME` of its own.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_farmhand"));
+        let program = env!("CARGO_BIN_EXE_farmhand").to_owned();
+        let words: Vec<_> = self.wrapper.iter().cloned().chain([program]).collect();
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .arg("--farm")
             .arg(self.path("farm"))
             .env("FARMHAND_HOME", self.path("home"))

@@ -113,24 +113,37 @@ fn lookup(connect: &Connect, name: &str) -> Result<StoragePool, Fault> {
     Ok(StoragePool::lookup_by_name(connect, c_text(name)?)?)
 }
 
+fn lookup_if_any(connect: &Connect, name: &str) -> Result<Option<StoragePool>, Fault> {
+    if_any(StoragePool::lookup_by_name(connect, c_text(name)?), ErrorNumber::NoStoragePool)
+}
+
 fn ensure(connect: &Connect, name: &str, folder: &Utf8Path) -> Result<(), Fault> {
-    let pool = match if_any(StoragePool::lookup_by_name(connect, c_text(name)?), ErrorNumber::NoStoragePool)?
-    {
-        Some(pool) => {
-            let found = pool_xml::pool_folder(&pool.get_xml_desc(0)?).map_err(Fault::Answer)?;
-            if found != folder {
-                return Err(Fault::Refused(format!("it exists already, as the folder {found}")));
+    let pool = match lookup_if_any(connect, name)? {
+        Some(pool) => pool,
+        None => {
+            let defined =
+                StoragePool::define_xml(connect, c_text(&pool_xml::pool_to_define(name, folder))?, 0);
+            // Another one may have made it just now.
+            match lookup_if_any(connect, name)? {
+                Some(pool) => pool,
+                None => defined?,
             }
-            pool
         }
-        None => StoragePool::define_xml(connect, c_text(&pool_xml::pool_to_define(name, folder))?, 0)?,
     };
+    let found = pool_xml::pool_folder(&pool.get_xml_desc(0)?).map_err(Fault::Answer)?;
+    if found != folder {
+        return Err(Fault::Refused(format!("it exists already, as the folder {found}")));
+    }
+    start(&pool)
+}
+
+/// Makes a pool's folder where that is missing, and starts the pool.
+fn start(pool: &StoragePool) -> Result<(), Fault> {
     if pool.is_active()? {
         return Ok(());
     }
-    // Makes the folder where it is missing.
-    pool.build(sys::VIR_STORAGE_POOL_BUILD_NEW)?;
-    match pool.create(0) {
+    let started = pool.build(sys::VIR_STORAGE_POOL_BUILD_NEW).and_then(|_| pool.create(0));
+    match started {
         // Another one may have started it just now.
         Err(_) if pool.is_active()? => Ok(()),
         started => Ok(started.map(drop)?),
@@ -138,12 +151,8 @@ fn ensure(connect: &Connect, name: &str, folder: &Utf8Path) -> Result<(), Fault>
 }
 
 fn remove(connect: &Connect, name: &str) -> Result<(), Fault> {
-    let found = StoragePool::lookup_by_name(connect, c_text(name)?);
-    let Some(pool) = if_any(found, ErrorNumber::NoStoragePool)? else { return Ok(()) };
-    if !pool.is_active()? {
-        pool.build(sys::VIR_STORAGE_POOL_BUILD_NEW)?;
-        pool.create(0)?;
-    }
+    let Some(pool) = lookup_if_any(connect, name)? else { return Ok(()) };
+    start(&pool)?;
     pool.refresh(0)?;
     for volume in pool.list_all_volumes(0)? {
         if_any(volume.delete(0), ErrorNumber::NoStorageVolume)?;

@@ -1,0 +1,106 @@
+//! Networks of libvirt's, and a hypervisor that is another host as far as farmhand can see.
+
+use crate::{farm::Farm, isolated::Isolated};
+
+const AGAIN: [&str; 3] = ["restore init", "main", "shutdown"];
+
+/// The example's Debian with phases that need no network, on the machines that `platforms` defines: name, and `net`.
+fn farm(platforms: &[(&str, &str)], hypervisor: &str) -> Farm {
+    let farm = Farm::example();
+    let names: Vec<_> = platforms.iter().map(|(name, _)| *name).collect();
+    let text = format!(
+        "project: {{ id: far }}\nhypervisors: [{hypervisor}]\nconnection_timeout: 600\n\
+         permutations: {{ targets: [amd64], platforms: [{}] }}\nmodules: {{ shell: {{ grants: {{ exec: true }} }} }}\n",
+        names.join(", ")
+    );
+    farm.write("farm/farm.yaml", &text);
+    for (name, net) in platforms {
+        let debian = farm.read("farm/setup_vm/platforms/debian_vs.yaml");
+        // KVM is not probed on other hosts.
+        let text = debian.replace("  metadata:\n", "  metadata:\n    virt_domain: qemu\n");
+        let text = text.replace("  disks:", &format!("  net: {net}\n  vcpus: 1\n  disks:"));
+        farm.write(&format!("farm/setup_vm/platforms/{name}.yaml"), &text);
+    }
+    farm.remove("farm/provisioning_phases");
+    for phase in ["init", "main"] {
+        let step = format!("- run: echo {phase} >> ~/log; hostname -I >> ~/log\n");
+        farm.write(&format!("farm/provisioning_phases/{phase}.yaml"), &step);
+    }
+    farm
+}
+
+/// The addresses that a network keeps for its machines.
+fn reserved(isolated: &Isolated) -> usize {
+    isolated.virsh(&["net-dumpxml", "lab"]).matches("<host mac=").count()
+}
+
+#[test]
+fn machines_of_a_hypervisor_on_another_host() {
+    let isolated = Isolated::start();
+    let fixed = "{ type: network, source: lab, ip: 10.77.0.20, mask: 255.255.255.0 }";
+    let platforms = [("fixed", fixed), ("user", "{ type: user }")];
+    let farm = farm(&platforms, &format!("{{ name: far, uri: \"{}\" }}", isolated.uri));
+
+    // Images go up through the storage API, and both machines are reached through the host.
+    let first = farm.up(&[]);
+    first.passed();
+    let second = farm.up(&[]);
+    second.passed();
+    for platform in ["fixed", "user"] {
+        assert_eq!(second.operations(&farm.machine(platform)), AGAIN);
+        let log = farm.in_guest(platform, "cat log");
+        assert!(log.starts_with("init\n") && log.contains("\nmain\n"), "{log}");
+    }
+    assert!(farm.in_guest("fixed", "cat log").contains("10.77.0.20"));
+    assert_eq!(reserved(&isolated), 1);
+    let refused = farm.farmhand(&["ssh", &farm.machine("user"), "--", "exit 7"]);
+    assert_eq!(refused.status.code(), Some(7), "ssh's own exit code");
+    farm.write("file", "from here");
+    let there = format!("{}:there", farm.machine("fixed"));
+    farm.prints(&["copy", farm.path("file").to_str().unwrap(), &there]);
+    assert_eq!(farm.in_guest("fixed", "cat there"), "from here");
+    assert!(farm.prints(&["ssh-config"]).contains("ProxyCommand "));
+
+    // The images are there once, and nothing of it on this host.
+    let files = isolated.files();
+    let disks: Vec<_> = files.iter().filter(|file| file.ends_with("disk0.qcow2")).collect();
+    assert_eq!(disks.len(), 2, "{files:?}");
+    let whole = files.iter().filter(|file| file.ends_with(".whole")).count();
+    assert_eq!(whole, 3, "image, kernel and initrd: {files:?}");
+    assert!(!farm.path("home/data/machines").exists());
+
+    // Nothing is left but the images, and those can go, too.
+    assert!(farm.prints(&["image", "prune", "--remote"]).contains("far: 0 files deleted"));
+    farm.prints(&["destroy"]);
+    assert_eq!(isolated.virsh(&["list", "--all", "--name"]), "");
+    assert_eq!(reserved(&isolated), 0);
+    assert!(
+        isolated.files().iter().all(|file| file.starts_with("farmhand/images/")),
+        "{:?}",
+        isolated.files()
+    );
+    assert!(farm.prints(&["image", "prune", "--remote"]).contains("far: 3 files deleted"));
+    assert_eq!(isolated.files(), Vec::<String>::new());
+}
+
+#[test]
+fn machine_that_gets_its_address_by_dhcp() {
+    let isolated = Isolated::start();
+    let farm =
+        farm(&[("dhcp", "{ type: network, source: lab }")], "{ name: local }").inside(&isolated.inside());
+    let dhcp = farm.machine("dhcp");
+    farm.up(&[]).passed();
+    assert_eq!(reserved(&isolated), 1, "its address is kept for it");
+    let log = |farm: &Farm| farm.in_guest("dhcp", "cat log");
+    let before = log(&farm);
+    // Even when its lease is forgotten and the network was off.
+    farm.prints(&["ssh", &dhcp, "--", "true"]);
+    isolated.virsh(&["destroy", &dhcp]);
+    isolated.virsh(&["net-destroy", "lab"]);
+    let second = farm.up(&[]);
+    second.passed();
+    assert_eq!(second.operations(&dhcp), AGAIN);
+    assert_eq!(before, log(&farm), "it has the same address");
+    farm.prints(&["destroy"]);
+    assert_eq!(reserved(&isolated), 0);
+}
