@@ -38,10 +38,17 @@ pub(super) async fn prepare(
 /// Keeps the address that a machine has got by DHCP for it, so that it is still its own when the machine is put back into a
 /// checkpoint, which holds the address in memory and nothing of the time that has passed.
 pub(super) async fn keep(site: &Site, machine: &Machine, ip: &str) -> Result<(), RunError> {
-    match (machine.net.libvirt_network(), ip.parse()) {
-        (Some(name), Ok(ip @ IpAddr::V4(_))) => reserve(site, machine, name, ip).await,
-        _ => Ok(()),
-    }
+    let (Some(name), Ok(ip @ IpAddr::V4(_))) = (machine.net.libvirt_network(), ip.parse()) else {
+        return Ok(());
+    };
+    reserve(site, machine, name, ip).await.map_err(|refused| RunError::NotReady {
+        requirement: "its address",
+        problem: format!("{ip} can't be kept for it: {refused}"),
+        hint: format!(
+            "see who has it: virsh net-dumpxml {name}; `vm.net.ip` gives the machine another one, from its next installation on: farmhand up --fresh '{}'",
+            machine.name
+        ),
+    })
 }
 
 async fn reserve(site: &Site, machine: &Machine, network: &str, ip: IpAddr) -> Result<(), RunError> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::hypervisor::{Hypervisor as _, NewSnapshot};
 
 const XML: &str = "<domain><name>vm</name></domain>";
 

@@ -120,3 +120,21 @@ async fn a_network_that_is_off_is_started_and_one_that_is_not_usable_is_told() {
     assert_eq!(failure.during, "restore init");
     assert!(failure.causes.concat().contains("it is in use"), "{failure:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_somebody_else_has_got_meanwhile_is_told() {
+    let world = world("{ type: network }");
+    world.passes().await;
+    let mac = mac(&world);
+    world.hypervisor.release_address("default", &mac).await.unwrap();
+    let other = Reservation { mac: "52:54:00:00:00:99".into(), ip: "192.168.122.2".parse().unwrap() };
+    world.hypervisor.reserve_address("default", &other).await.unwrap();
+    let failure = world.up().await.failure("a");
+    assert_eq!(failure.during, "restore init");
+    let causes = failure.causes.concat();
+    assert!(
+        causes.starts_with("the machine is not ready: its address 192.168.122.2 can't be kept"),
+        "{causes}"
+    );
+    assert!(failure.help.unwrap().contains("virsh net-dumpxml default"));
+}
