@@ -55,6 +55,32 @@ impl Farm {
         farm
     }
 
+    /// Machines of the example's Debian with phases that need no network: the names of their platforms, and what `vm` says beside
+    /// the example. `hypervisor` is an entry of `hypervisors`.
+    pub(crate) fn of_debian(platforms: &[(&str, &str)], hypervisor: &str) -> Self {
+        let farm = Self::example();
+        let names: Vec<_> = platforms.iter().map(|(name, _)| *name).collect();
+        let text = format!(
+            "project: {{ id: far }}\nhypervisors: [{hypervisor}]\nconnection_timeout: 600\n\
+         permutations: {{ targets: [amd64], platforms: [{}] }}\nmodules: {{ shell: {{ grants: {{ exec: true }} }} }}\n",
+            names.join(", ")
+        );
+        farm.write("farm/farm.yaml", &text);
+        for (name, vm) in platforms {
+            let debian = farm.read("farm/setup_vm/platforms/debian_vs.yaml");
+            // KVM is not probed on other hosts.
+            let text = debian.replace("  metadata:\n", "  metadata:\n    virt_domain: qemu\n");
+            let text = text.replace("  disks:", &format!("  {vm}\n  vcpus: 1\n  disks:"));
+            farm.write(&format!("farm/setup_vm/platforms/{name}.yaml"), &text);
+        }
+        farm.remove("farm/provisioning_phases");
+        for phase in ["init", "main"] {
+            let step = format!("- run: echo {phase} >> ~/log; hostname -I >> ~/log\n");
+            farm.write(&format!("farm/provisioning_phases/{phase}.yaml"), &step);
+        }
+        farm
+    }
+
     /// The same farm for a farmhand that is run by the command line `wrapper`.
     pub(crate) fn inside(mut self, wrapper: &[String]) -> Self {
         self.wrapper = wrapper.to_vec();

@@ -4,31 +4,6 @@ use crate::{farm::Farm, isolated::Isolated};
 
 const AGAIN: [&str; 3] = ["restore init", "main", "shutdown"];
 
-/// The example's Debian with phases that need no network, on the machines that `platforms` defines: name, and `net`.
-fn farm(platforms: &[(&str, &str)], hypervisor: &str) -> Farm {
-    let farm = Farm::example();
-    let names: Vec<_> = platforms.iter().map(|(name, _)| *name).collect();
-    let text = format!(
-        "project: {{ id: far }}\nhypervisors: [{hypervisor}]\nconnection_timeout: 600\n\
-         permutations: {{ targets: [amd64], platforms: [{}] }}\nmodules: {{ shell: {{ grants: {{ exec: true }} }} }}\n",
-        names.join(", ")
-    );
-    farm.write("farm/farm.yaml", &text);
-    for (name, net) in platforms {
-        let debian = farm.read("farm/setup_vm/platforms/debian_vs.yaml");
-        // KVM is not probed on other hosts.
-        let text = debian.replace("  metadata:\n", "  metadata:\n    virt_domain: qemu\n");
-        let text = text.replace("  disks:", &format!("  net: {net}\n  vcpus: 1\n  disks:"));
-        farm.write(&format!("farm/setup_vm/platforms/{name}.yaml"), &text);
-    }
-    farm.remove("farm/provisioning_phases");
-    for phase in ["init", "main"] {
-        let step = format!("- run: echo {phase} >> ~/log; hostname -I >> ~/log\n");
-        farm.write(&format!("farm/provisioning_phases/{phase}.yaml"), &step);
-    }
-    farm
-}
-
 /// The addresses that a network keeps for its machines.
 fn reserved(isolated: &Isolated) -> usize {
     isolated.virsh(&["net-dumpxml", "lab"]).matches("<host mac=").count()
@@ -37,9 +12,9 @@ fn reserved(isolated: &Isolated) -> usize {
 #[test]
 fn machines_of_a_hypervisor_on_another_host() {
     let isolated = Isolated::start();
-    let fixed = "{ type: network, source: lab, ip: 10.77.0.20, mask: 255.255.255.0 }";
-    let platforms = [("fixed", fixed), ("user", "{ type: user }")];
-    let farm = farm(&platforms, &format!("{{ name: far, uri: \"{}\" }}", isolated.uri));
+    let fixed = "net: { type: network, source: lab, ip: 10.77.0.20, mask: 255.255.255.0 }";
+    let platforms = [("fixed", fixed), ("user", "net: { type: user }")];
+    let farm = Farm::of_debian(&platforms, &format!("{{ name: far, uri: \"{}\" }}", isolated.uri));
 
     // Images go up through the storage API, and both machines are reached through the host.
     let first = farm.up(&[]);
@@ -86,8 +61,8 @@ fn machines_of_a_hypervisor_on_another_host() {
 #[test]
 fn machine_that_gets_its_address_by_dhcp() {
     let isolated = Isolated::start();
-    let farm =
-        farm(&[("dhcp", "{ type: network, source: lab }")], "{ name: local }").inside(&isolated.inside());
+    let farm = Farm::of_debian(&[("dhcp", "net: { type: network, source: lab }")], "{ name: local }")
+        .inside(&isolated.inside());
     let dhcp = farm.machine("dhcp");
     farm.up(&[]).passed();
     assert_eq!(reserved(&isolated), 1, "its address is kept for it");

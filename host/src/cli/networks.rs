@@ -1,6 +1,6 @@
 //! The networks of libvirt's that machines are in, looked at before anything is touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use miette::IntoDiagnostic;
 
@@ -27,10 +27,12 @@ pub(super) async fn missing(
     let (mut missing, mut problems) = (BTreeMap::new(), Vec::new());
     let mut known = BTreeMap::new();
     for ((host, network), machines) in groups {
-        if !known.contains_key(&host) {
-            known.insert(host, workbench.hosts[host].hypervisor.networks().await.into_diagnostic()?);
-        }
-        let existing = known.get(&host).map(Vec::as_slice).unwrap_or_default();
+        let existing = match known.entry(host) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                unknown.insert(workbench.hosts[host].hypervisor.networks().await.into_diagnostic()?)
+            }
+        };
         let members: Vec<_> = machines.iter().map(|machine| member(machine)).collect();
         match plan::network(network, &members, existing) {
             Ok(None) => {}

@@ -72,7 +72,7 @@ async fn networks_are_made_started_and_reserve_addresses(hypervisor: &dyn Hyperv
     let taken = hypervisor.reserve_address("lab", &reservation("52:54:00:00:00:02", "10.7.0.6")).await;
     says(taken, "existing dhcp host entry");
     let moved = Network { reservations: vec![reservation(MAC, "10.7.0.6")], ..on };
-    assert_eq!(hypervisor.networks().await.unwrap(), [moved.clone()]);
+    assert_eq!(hypervisor.networks().await.unwrap(), std::slice::from_ref(&moved));
 
     assert_eq!(hypervisor.leases("lab", MAC).await.unwrap(), Vec::<Lease>::new());
     says(hypervisor.leases("other", MAC).await, "other");

@@ -26,11 +26,11 @@ fn new(members: &[Member], others: &[Network]) -> Result<String, Vec<String>> {
 
 #[test]
 fn a_missing_network_is_made_around_its_fixed_addresses() {
-    let dhcp = member("a", None, None);
-    assert_eq!(new(&[dhcp.clone()], &[]), Ok("192.168.122.1/24".into()));
+    let dhcp = || member("a", None, None);
+    assert_eq!(new(&[dhcp()], &[]), Ok("192.168.122.1/24".into()));
     let default = existing("default", "192.168.122.1", true);
-    assert_eq!(new(&[dhcp.clone()], &[default]), Ok("192.168.123.1/24".into()));
-    let fixed = |ip, prefix| new(&[dhcp.clone(), member("bb", Some(ip), prefix)], &[]);
+    assert_eq!(new(&[dhcp()], &[default]), Ok("192.168.123.1/24".into()));
+    let fixed = |ip, prefix| new(&[dhcp(), member("bb", Some(ip), prefix)], &[]);
     assert_eq!(fixed("10.1.2.3", None), Ok("10.1.2.1/24".into()));
     assert_eq!(fixed("10.1.2.3", Some(16)), Ok("10.1.0.1/16".into()));
     assert_eq!(fixed("10.1.2.1", None), Ok("10.1.2.254/24".into()), "the first address is taken");
