@@ -16,6 +16,15 @@ fn machines_of_a_hypervisor_on_another_host() {
     let platforms = [("fixed", fixed), ("user", "net: { type: user }")];
     let farm = Farm::of_debian(&platforms, &format!("{{ name: far, uri: \"{}\" }}", isolated.uri));
 
+    // The latter gets a seed, too: its image has cloud-init.
+    farm.write(
+        "farm/setup_vm/platforms/user.yaml",
+        "vm:\n  metadata:\n    virt_domain: qemu\n    hostname: cloudy\n    cloud_init: true\n    \
+         auth: { user: tester, password: s3cret-word }\n    sources: [{ uri: \"{{ images }}/Debian-cloud.qcow2\" }, \
+         { uri: \"{{ images }}/vmlinuz\" }, { uri: \"{{ images }}/initrd.img\" }]\n  \
+         disks: [{ src: Debian-cloud.qcow2, size: 3G }]\n",
+    );
+
     // Images go up through the storage API, and both machines are reached through the host.
     let first = farm.up(&[]);
     first.passed();
@@ -27,6 +36,7 @@ fn machines_of_a_hypervisor_on_another_host() {
         assert!(log.starts_with("init\n") && log.contains("\nmain\n"), "{log}");
     }
     assert!(farm.in_guest("fixed", "cat log").contains("10.77.0.20"));
+    assert_eq!(farm.in_guest("user", "hostname").trim(), "cloudy");
     assert_eq!(reserved(&isolated), 1);
     let refused = farm.farmhand(&["ssh", &farm.machine("user"), "--", "exit 7"]);
     assert_eq!(refused.status.code(), Some(7), "ssh's own exit code");
@@ -41,7 +51,8 @@ fn machines_of_a_hypervisor_on_another_host() {
     let disks: Vec<_> = files.iter().filter(|file| file.ends_with("disk0.qcow2")).collect();
     assert_eq!(disks.len(), 2, "{files:?}");
     let whole = files.iter().filter(|file| file.ends_with(".whole")).count();
-    assert_eq!(whole, 3, "image, kernel and initrd: {files:?}");
+    assert_eq!(whole, 4, "two images, kernel and initrd: {files:?}");
+    assert_eq!(files.iter().filter(|file| file.ends_with("seed.iso")).count(), 1, "{files:?}");
     assert!(!farm.path("home/data/machines").exists());
 
     // Nothing is left but the images, and those can go, too.
@@ -54,7 +65,7 @@ fn machines_of_a_hypervisor_on_another_host() {
         "{:?}",
         isolated.files()
     );
-    assert!(farm.prints(&["image", "prune", "--remote"]).contains("far: 3 files deleted"));
+    assert!(farm.prints(&["image", "prune", "--remote"]).contains("far: 4 files deleted"));
     assert_eq!(isolated.files(), Vec::<String>::new());
 }
 

@@ -37,6 +37,8 @@ pub(super) async fn missing(
         match plan::network(network, &members, existing) {
             Ok(None) => {}
             Ok(Some(new)) => {
+                // The next one must not overlap it.
+                existing.push(new.network());
                 missing.extend(machines.iter().map(|machine| (machine.name.clone(), new.clone())));
             }
             Err(errors) => problems.extend(errors.into_iter().map(|error| {

@@ -110,6 +110,12 @@ impl NewNetwork {
     pub fn subnet(&self) -> Subnet {
         Subnet { gateway: self.gateway.into(), prefix: self.prefix, dhcp: true }
     }
+
+    /// What it is once it is defined.
+    pub fn network(&self) -> Network {
+        let subnets = vec![self.subnet()];
+        Network { name: self.name.clone(), active: false, subnets, reservations: Vec::new() }
+    }
 }
 
 /// What DHCP has leased.

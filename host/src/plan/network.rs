@@ -119,12 +119,8 @@ pub fn network(
         return if errors.is_empty() { Ok(None) } else { Err(errors) };
     }
     let subnets: Vec<_> = existing.iter().flat_map(|network| &network.subnets).copied().collect();
-    let new = NewNetwork {
-        name: name.to_owned(),
-        ..missing(name, members, &subnets).map_err(|error| vec![error])?
-    };
-    let made =
-        Network { name: name.to_owned(), active: true, subnets: vec![new.subnet()], reservations: vec![] };
+    let new = missing(name, members, &subnets).map_err(|error| vec![error])?;
+    let made = new.network();
     let errors: Vec<_> = members.iter().filter_map(|member| fits(member, &made).err()).collect();
     if errors.is_empty() { Ok(Some(new)) } else { Err(errors) }
 }

@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use super::{Machine, Method, Simulated, State};
 use crate::hypervisor::{
     Address, AddressSource, DomainState, HypervisorError, Lease, Network, Networks, NewNetwork, Reservation,
-    Subnet,
 };
 
 /// How long a lease lasts, in seconds; libvirt's own default.
@@ -139,10 +138,8 @@ impl Networks for Simulated {
             if state.networks.contains_key(&network.name) {
                 return Err("there is one of that name".to_owned());
             }
-            let name = network.name.clone();
-            let subnets: Vec<Subnet> = vec![network.subnet()];
-            let network = Network { name: name.clone(), active: false, subnets, reservations: Vec::new() };
-            state.networks.insert(name, SimulatedNetwork { network, leases: Vec::new() });
+            let simulated = SimulatedNetwork { network: network.network(), leases: Vec::new() };
+            state.networks.insert(network.name.clone(), simulated);
             Ok(())
         })
         .await

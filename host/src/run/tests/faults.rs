@@ -159,6 +159,8 @@ struct Start {
 
 async fn start_from(before: Before, mask: Mask, machines: usize) -> Start {
     let mut world = World::new(NAMES);
+    // The others are in user-mode networks. The network has the machine's name, so that its calls are that machine's.
+    world.set_net("a", "{ type: network, source: a }");
     world.farm.machines.truncate(machines);
     for phase in Phase::ALL.into_iter().filter(|phase| mask & (1 << *phase as u8) == 0) {
         world.edit_phase(phase, "");

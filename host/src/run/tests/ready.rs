@@ -125,7 +125,7 @@ async fn cloud_init_that_is_not_done_fails_the_machine() {
             "ask it why: farmhand ssh 'a' -- cloud-init status --long",
         ),
         (Answer::status(127), "is not in the image", "leave vm.metadata.cloud_init out"),
-        (Answer::hang(), "is not done after 120 s", "give it more time by `connection_timeout`"),
+        (Answer::hang(), "was not done 120 s after the start", "give it more time by `connection_timeout`"),
     ] {
         let (world, ran) = with_cloud_init(answer).await;
         assert_eq!(ran.operations("a"), ["install", "startup", "shutdown"], "{problem}");
