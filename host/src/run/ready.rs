@@ -217,6 +217,13 @@ async fn connect_by_ssh(
     let pinned = domain.metadata.as_ref().is_some_and(|metadata| metadata.ssh_host_key.is_some());
     let from_agent = if pinned { None } else { host_key_from_agent(site, name).await };
     let mut pause = FIRST_LOOK;
+    let mut told = String::new();
+    let mut tell = |words: String| {
+        if words != told {
+            site.progress(name, words.clone());
+            told = words;
+        }
+    };
     let (found, connection) = loop {
         let found = address::find(site, machine, &domain).await;
         let is_last = deadline.rest() <= pause;
@@ -225,7 +232,7 @@ async fn connect_by_ssh(
                 endpoint.host_key = endpoint.host_key.or_else(|| from_agent.clone());
                 let is_sure = matches!(source, Source::ForwardedPort | Source::Static);
                 let limit = if is_sure { deadline.rest() } else { deadline.rest().min(ADDRESS_TRUSTED) };
-                site.progress(name, format!("waiting for SSH at {} ({source})", endpoint.host));
+                tell(format!("waiting for SSH at {} ({source})", endpoint.host));
                 match site.connector.connect(&endpoint, &login, limit).await {
                     Ok(connection) => break (Found { endpoint, source }, connection),
                     Err(GuestError::Unreachable { .. }) if !is_sure && !is_last => {}
@@ -233,7 +240,7 @@ async fn connect_by_ssh(
                 }
             }
             Err(RunError::NoAddress { .. }) if !is_last => {
-                site.progress(name, "waiting for an address".to_owned());
+                tell("waiting for an address".to_owned());
             }
             Err(error) => return Err(error),
         }
