@@ -12,7 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use criterion::{Criterion, criterion_group, criterion_main};
 use farmhand::{
     base::{Grants, Phase},
-    guest::{Command, Exit, Facts, Guest, GuestError, OutputSink, Stream},
+    guest::{Command, Exit, Facts, FileContent, FileSink, Guest, GuestError, OutputSink, Stream},
     module::{Call, Context, Engine, Level, Limits, Module, ModuleLog, Secrets},
 };
 use serde_json::{Value, json};
@@ -55,11 +55,17 @@ impl Guest for Still {
         Ok(Exit::Status(status))
     }
 
-    async fn read_file(&self, path: &str, _: u64, _: bool) -> Result<Vec<u8>, GuestError> {
+    async fn stream_from_file(
+        &self,
+        path: &str,
+        _: u64,
+        _: bool,
+        _: &mut FileSink<'_>,
+    ) -> Result<(), GuestError> {
         Err(GuestError::File { path: path.to_owned(), message: "there are no files here".to_owned() })
     }
 
-    async fn write_file(&self, _: &str, _: &[u8], _: u32, _: bool) -> Result<(), GuestError> {
+    async fn stream_to_file(&self, _: &str, _: FileContent<'_>, _: u32, _: bool) -> Result<(), GuestError> {
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use wasmtime::component::Resource;
 
 use super::{
     bindings::{PhaseModulePre, farmhand::phase::types as wit},
-    capability::{ArtifactStore, LogGate},
+    capability::LogGate,
     descriptor::Descriptor,
     engine::Engine,
     error::{Failure, LimitHit, ModuleError},
@@ -43,8 +43,8 @@ pub struct Call {
     pub timeout: Option<Duration>,
     /// Where its lines go.
     pub log: Arc<dyn ModuleLog>,
-    /// Where its artifacts go; without it they are refused.
-    pub artifacts: Option<Arc<dyn ArtifactStore>>,
+    /// The folder that its artifacts go to, made when the first one comes; without it they are refused.
+    pub artifacts: Option<Utf8PathBuf>,
     /// The file that gets a transcript of the call.
     pub record: Option<Utf8PathBuf>,
     /// What keeps the answers to commands that only look, for `farmhand plan --deep`.

@@ -33,8 +33,12 @@ pub struct Limits {
     pub log_burst: u32,
     /// See `log_burst`.
     pub log_rate: u32,
-    /// A file that is read from or written to the guest, in bytes.
+    /// A file that is read from or written to the guest as a whole, in bytes.
     pub file_size: usize,
+    /// Files that a module may read or write piece by piece at once.
+    pub open_files: usize,
+    /// A file that is read or written piece by piece, in bytes.
+    pub streamed_file_size: usize,
     /// Commands that a module may have open in a guest at once.
     pub commands: usize,
     /// Artifacts that one call may keep.
@@ -65,6 +69,8 @@ impl Default for Limits {
             log_burst: 1000,
             log_rate: 200,
             file_size: 16 << 20,
+            open_files: 4,
+            streamed_file_size: 1 << 30,
             commands: 8,
             artifacts: 100,
             artifact_data: 64 << 20,
@@ -99,6 +105,8 @@ impl Limits {
         set(&mut self.log_burst, written.log_burst);
         set(&mut self.log_rate, written.log_rate);
         set(&mut self.file_size, size(written.file_size));
+        set(&mut self.open_files, written.open_files);
+        set(&mut self.streamed_file_size, size(written.streamed_file_size));
         set(&mut self.commands, written.commands);
         set(&mut self.artifacts, written.artifacts);
         set(&mut self.artifact_data, size(written.artifact_data));

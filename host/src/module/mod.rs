@@ -37,7 +37,6 @@ mod wasi;
 
 pub use build::{BuildError, build, test};
 pub use call::{Call, Context, Level, ModuleLog, Outcome, Rehearsal};
-pub use capability::{ArtifactStore, FolderArtifacts};
 pub use check::{Check, CheckedAnswer, CheckedCall};
 pub use descriptor::{CapabilityRequest, Descriptor};
 pub use engine::Engine;
