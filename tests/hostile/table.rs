@@ -148,6 +148,27 @@ fn rows() -> Vec<Row> {
         )
         .granted(ALL)
         .check(|machine| assert_eq!(machine.kept().len(), 5)),
+        Row::new(
+            "file_flood",
+            "module bad went over a limit: more than 4 open files at once (limit: open files)",
+        )
+        .granted(ALL)
+        .check(|machine| assert_eq!(machine.guest.files().len(), 1, "what was begun is put in its place")),
+        Row {
+            limits: Limits { streamed_file_size: 8 << 20, ..limits() },
+            ..Row::new(
+                "endless_write",
+                "/srv/endless would be larger than 8388608 bytes (limit: streamed file size)",
+            )
+        }
+        .granted(ALL)
+        .check(nothing_was_run),
+        Row::new("unfinished_write", "as it was")
+            .granted(ALL)
+            .check(|machine| assert_eq!(machine.guest.files()["/srv/file"].content, b"as it was")),
+        Row::new("write_after_end", "crashed: unknown handle index")
+            .granted(ALL)
+            .check(|machine| assert_eq!(machine.guest.files()["/srv/file"].content, b"whole")),
         Row::new("path_escapes", "got through: []").granted(ALL).check(|machine| {
             assert!(machine.kept().is_empty() && machine.guest.files().is_empty());
         }),
