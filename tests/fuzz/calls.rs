@@ -181,9 +181,7 @@ fn make_calls(input: &[u8]) {
     };
     let ended = HOST.with(|host| {
         let (runtime, module) = &**host;
-        runtime.block_on(async {
-            module.run(machine.call(settings, GRANTS, limits).await).await
-        })
+        runtime.block_on(async { module.run(machine.call(settings, GRANTS, limits).await).await })
     });
     // A module that says too much at once is stopped; any other argument is answered.
     assert!(matches!(ended, Ok(_) | Err(ModuleError::Limit { .. })), "{ended:?}");

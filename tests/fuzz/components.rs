@@ -58,8 +58,10 @@ fn load_and_run(bytes: &[u8]) -> Result<(), ModuleError> {
 
 /// Modules that are whole: the smallest that can be, and such as compilers make.
 fn seeds() -> Vec<Vec<u8>> {
-    let built = encode::build("wasm32-unknown-unknown", &["--example", "neighbour", "--example", "secret_fisher"]);
-    let built = ["neighbour", "secret_fisher"].map(|name| fs::read(built.join(format!("{name}.wasm"))).unwrap());
+    let built =
+        encode::build("wasm32-unknown-unknown", &["--example", "neighbour", "--example", "secret_fisher"]);
+    let built =
+        ["neighbour", "secret_fisher"].map(|name| fs::read(built.join(format!("{name}.wasm"))).unwrap());
     let tiny = encode::encode_text(include_str!("component.wat"));
     [tiny].into_iter().chain(built.map(|core| encode::encode(&core))).collect()
 }
