@@ -108,8 +108,8 @@ fn call(settings: &Value, guest: &Arc<Still>) -> Call {
 }
 
 fn load(runtime: &Runtime, cache: Option<&Utf8Path>, path: &Utf8Path) -> Module {
-    let engine =
-        Engine::new(cache.map(Utf8Path::to_owned), Limits::default()).expect("an engine can be set up");
+    let engine = Engine::with_compiler(cache.map(Utf8Path::to_owned), Limits::default(), PROGRAM.into())
+        .expect("an engine can be set up");
     runtime.block_on(engine.load(path)).expect("the modules are built (`make modules`)")
 }
 
@@ -142,6 +142,9 @@ fn parked(runtime: &Runtime, module: &Arc<Module>, settings: &Value) -> u64 {
         each
     })
 }
+
+/// What compiles.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_farmhand");
 
 /// Where criterion puts what it measured.
 const MEASURED: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/criterion");

@@ -220,6 +220,14 @@ fn rows() -> Vec<Row> {
             )
         },
         Row {
+            limits: Limits { compile_memory: 16 << 20, ..limits() },
+            ..Row::of(
+                "compile_bomb",
+                built::compile_bomb(),
+                "was stopped: compiling it takes more than 16 MiB (limit: compile memory)",
+            )
+        },
+        Row {
             limits: Limits { module_size: 10_000, ..limits() },
             ..Row::of(
                 "large file",
@@ -331,7 +339,8 @@ async fn with_neighbours(row: &Row, neighbour: &Arc<Module>) -> (String, Duratio
     begun.wait().await;
     let machine = Machine::new("bad");
     let since = Instant::now();
-    let engine = Engine::new(None, row.limits.clone()).unwrap();
+    let program = env!("CARGO_BIN_EXE_farmhand").into();
+    let engine = Engine::with_compiler(None, row.limits.clone(), program).unwrap();
     let work = async {
         let module = engine.load_bytes("bad.wasm", row.bytes.clone()).await?;
         if row.name == "trap_then_reuse" {

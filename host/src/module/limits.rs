@@ -47,6 +47,8 @@ pub struct Limits {
     pub artifact_data: usize,
     /// Time in which a module must be compiled.
     pub compile_time: Duration,
+    /// Memory that compiling a module may take, in bytes. Several of its functions are compiled at once.
+    pub compile_memory: usize,
     /// A module's file, in bytes. A Python component has about 18 MB.
     pub module_size: usize,
     /// One function's code, in bytes: compiling takes time and memory out of proportion to it (7 s and 730 MB for 3 MB).
@@ -75,6 +77,7 @@ impl Default for Limits {
             artifacts: 100,
             artifact_data: 64 << 20,
             compile_time: Duration::from_secs(60),
+            compile_memory: 2 << 30,
             module_size: 32 << 20,
             function_size: 1 << 20,
         }
@@ -94,6 +97,7 @@ impl Limits {
         let seconds = |time: Option<NonZeroU32>| time.map(|time| Duration::from_secs(time.get().into()));
         set(&mut self.cpu_time, seconds(written.cpu_time));
         set(&mut self.compile_time, seconds(written.compile_time));
+        set(&mut self.compile_memory, size(written.compile_memory));
         set(&mut self.memory, size(written.memory));
         set(&mut self.table_elements, written.table_elements);
         set(&mut self.instances, written.instances);

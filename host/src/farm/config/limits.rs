@@ -14,6 +14,8 @@ pub struct LimitsConfig {
     pub cpu_time: Option<NonZeroU32>,
     /// Seconds in which a module must be compiled. Only for all modules.
     pub compile_time: Option<NonZeroU32>,
+    /// Memory that compiling a module may take. Only for all modules.
+    pub compile_memory: Option<Size>,
     /// All linear memories together.
     pub memory: Option<Size>,
     /// Elements of all tables together.
