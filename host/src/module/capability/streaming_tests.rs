@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use futures::FutureExt as _;
 
 use super::*;
+use crate::module::transcript::Replay;
 
 async fn read_all(reader: &mut FileReader) -> Told<Vec<u8>> {
     let mut whole = Vec::new();
@@ -124,6 +125,35 @@ async fn a_secret_goes_into_a_stream_and_never_comes_out() {
     assert_eq!(read_all(&mut reader).await.unwrap(), b"token: ***");
     let recorded = serde_json::to_string_pretty(&recording.take().0).unwrap();
     insta::assert_snapshot!(recorded);
+}
+
+#[tokio::test]
+async fn streams_are_played_back_without_a_guest() {
+    async fn copy(state: &mut State, lent: &Lent) -> Told<Vec<u8>> {
+        let mut reader = reader::open(state, lent, "/from".to_owned(), false).await?;
+        let writer = create(state, lent, "/to")?;
+        let content = read_all(&mut reader).await?;
+        // More than a transcript has of it.
+        for _ in 0..10 {
+            write(state, &writer, &content).await?;
+        }
+        finish(state, writer).await?;
+        Ok(content)
+    }
+    let simulated = SimulatedGuest::new();
+    let file = SimulatedFile { content: vec![b'x'; 100_000], mode: 0o600, root_only: false };
+    simulated.set_files(BTreeMap::from([("/from".to_owned(), file)]));
+    let mut lent = connect(&simulated).await;
+    let recording = Arc::new(Recording::default());
+    if let Lent::Live { notes, .. } = &mut lent {
+        *notes = Notes::new(Some(recording.clone()), None);
+    }
+    let live = copy(&mut state(all(), Limits::default()), &lent).await.unwrap();
+    assert_eq!(simulated.files()["/to"].content.len(), 1_000_000);
+
+    let replay = Replay::new(recording.take().0);
+    let played = copy(&mut state(all(), Limits::default()), &Lent::Answered(replay.clone())).await.unwrap();
+    assert_eq!((played, replay.difference()), (live, None));
 }
 
 /// Gives megabytes at once and takes nothing, and counts how often it was asked for more.
