@@ -105,21 +105,36 @@ impl Engine {
         digest: Digest,
         bytes: Arc<[u8]>,
     ) -> Result<PhaseModulePre<State>, ModuleError> {
-        let this = self.clone();
-        let cached = blocking(name, move || Ok(this.cached(digest))).await?;
-        let component = match cached {
-            Some(component) => component,
-            None => self.compile(name, digest, bytes).await?,
+        let limit = self.0.limits.compile_time;
+        let (this, module, unchecked) = (self.clone(), name.to_owned(), bytes.clone());
+        let cached = on_thread(name, limit, move || match this.cached(digest) {
+            Some(component) => this.link(&module, &component).map(Some),
+            None => admit::check_bytes(&module, &unchecked, &this.0.limits).map(|()| None),
+        });
+        if let Some(linked) = cached.await? {
+            return Ok(linked);
+        }
+        let code = match &self.0.compiler {
+            Some(program) => Some(compile::in_child(program, name, &bytes, &self.0.limits).await?),
+            None => None,
         };
         let (this, module) = (self.clone(), name.to_owned());
-        blocking(name, move || {
-            admit::check_imports(&module, &component)?;
-            let unfit = |error: wasmtime::Error| ModuleError::NotAPhaseModule {
+        on_thread(name, limit, move || {
+            let engine = &this.0.engine;
+            let component = match code {
+                // SAFETY: `deserialize` runs what it is given, so it must be what wasmtime made. It was just written by farmhand
+                // itself, to a pipe that nobody else holds.
+                Some(code) => unsafe { Component::deserialize(engine, code) },
+                None => Component::from_binary(engine, &bytes),
+            };
+            let component = component.map_err(|error| ModuleError::Invalid {
                 module: module.clone(),
                 message: super::text::one_line(&format!("{error:#}"), 500),
-            };
-            let instance = this.0.linker.instantiate_pre(&component).map_err(unfit)?;
-            PhaseModulePre::new(instance).map_err(unfit)
+            })?;
+            if let Some(cache) = this.cache() {
+                cache.store_component(digest, &component);
+            }
+            this.link(&module, &component)
         })
         .await
     }
@@ -128,38 +143,13 @@ impl Engine {
         self.cache().and_then(|cache| cache.component(digest, &self.0.engine))
     }
 
-    async fn compile(&self, name: &str, digest: Digest, bytes: Arc<[u8]>) -> Result<Component, ModuleError> {
-        let (this, module, checked) = (self.clone(), name.to_owned(), bytes.clone());
-        blocking(name, move || admit::check_bytes(&module, &checked, &this.0.limits)).await?;
-        let (this, module) = (self.clone(), name.to_owned());
-        let invalid = move |error: wasmtime::Error| ModuleError::Invalid {
-            module,
+    fn link(&self, module: &str, component: &Component) -> Result<PhaseModulePre<State>, ModuleError> {
+        admit::check_imports(module, component)?;
+        let unfit = |error: wasmtime::Error| ModuleError::NotAPhaseModule {
+            module: module.to_owned(),
             message: super::text::one_line(&format!("{error:#}"), 500),
         };
-        let component = match &self.0.compiler {
-            None => {
-                let compile = move || Component::from_binary(&this.0.engine, &bytes).map_err(invalid);
-                on_thread(name, self.0.limits.compile_time, compile).await?
-            }
-            Some(program) => {
-                let code = compile::in_child(program, name, &bytes, &self.0.limits).await?;
-                // SAFETY: `deserialize` runs what it is given, so it must be what wasmtime made. It was just written by farmhand
-                // itself, to a pipe that nobody else holds.
-                blocking(name, move || {
-                    unsafe { Component::deserialize(&this.0.engine, code) }.map_err(invalid)
-                })
-                .await?
-            }
-        };
-        let (this, compiled) = (self.clone(), component.clone());
-        blocking(name, move || {
-            if let Some(cache) = this.cache() {
-                cache.store_component(digest, &compiled);
-            }
-            Ok(())
-        })
-        .await?;
-        Ok(component)
+        PhaseModulePre::new(self.0.linker.instantiate_pre(component).map_err(unfit)?).map_err(unfit)
     }
 }
 
@@ -199,8 +189,8 @@ fn read(path: Utf8PathBuf, limit: usize) -> Result<Vec<u8>, ModuleError> {
     Ok(bytes)
 }
 
-/// Compiles on a thread of its own. When it takes longer than it may, it is no longer waited for: the thread goes on until
-/// it is through, or until the program ends, which does not wait for it either.
+/// Works on a module on a thread of its own. When it takes longer than it may, it is no longer waited for: the thread goes on
+/// until it is through, or until the program ends, which does not wait for it either.
 async fn on_thread<T: Send + 'static>(
     module: &str,
     limit: Duration,

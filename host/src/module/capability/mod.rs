@@ -11,15 +11,11 @@ mod queue;
 mod reader;
 mod writer;
 
+#[allow(unreachable_pub)] // The bindings re-export them.
+pub use self::{process::Process, reader::FileReader, writer::FileWriter};
 pub(super) use artifacts::ArtifactBudget;
 pub(super) use log::LogGate;
 pub(super) use output::OutputBudget;
-#[allow(unreachable_pub)] // The bindings re-export it.
-pub use process::Process;
-#[allow(unreachable_pub)] // So here.
-pub use reader::FileReader;
-#[allow(unreachable_pub)]
-pub use writer::FileWriter;
 
 use std::{future::Future, sync::Arc};
 
