@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
 use super::{
@@ -73,10 +73,11 @@ pub(super) async fn in_child(
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let words = text::one_line(&String::from_utf8_lossy(&output.stderr), 500);
-    if ["memory allocation of", "annot allocate memory"].iter().any(|text| words.contains(text)) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    if ["memory allocation of", "annot allocate memory"].iter().any(|text| said.contains(text)) {
         return Err(limit(LimitHit::CompileMemory(limits.compile_memory)));
     }
+    let words = text::one_line(&said, 500);
     Err(match output.status.code() {
         Some(1) => ModuleError::Invalid { module: module.to_owned(), message: words },
         _ => host(module, &format!("the compiler crashed ({}): {words}", output.status)),
@@ -86,11 +87,17 @@ pub(super) async fn in_child(
 /// Bounds a process that compiles: its memory; and its CPU time, should nobody be left to kill it.
 fn bound(child: Option<u32>, limits: &Limits) -> io::Result<()> {
     let child = child.and_then(|id| Pid::from_raw(id.cast_signed()));
-    let exactly = |value: u64| Rlimit { current: Some(value), maximum: Some(value) };
-    prlimit(child, Resource::Data, exactly(limits.compile_memory as u64))?;
+    // Without one, it would be this process that is bounded.
+    let child = child.ok_or_else(|| io::Error::other("it has no process id"))?;
+    let bound = |resource, value: u64| {
+        // Who is bounded already can't be given more.
+        let value = getrlimit(resource).maximum.map_or(value, |most| most.min(value));
+        prlimit(Some(child), resource, Rlimit { current: Some(value), maximum: Some(value) })
+    };
+    bound(Resource::Data, limits.compile_memory as u64)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let seconds = limits.compile_time.max(Duration::from_secs(1)).as_secs() * threads as u64;
-    prlimit(child, Resource::Cpu, exactly(seconds))?;
+    let seconds = limits.compile_time.max(Duration::from_secs(1)).as_secs();
+    bound(Resource::Cpu, seconds.saturating_mul(threads as u64))?;
     Ok(())
 }
 
