@@ -55,8 +55,8 @@ deny: packages ## Check the dependencies' licences and sources (installs cargo-d
 	cargo deny --locked check bans licenses sources
 
 .PHONY: fuzz
-fuzz: packages ## Feed the reader of farms with mutations of its bad inputs for a minute
-	@tests/fuzz/run.sh 60
+fuzz: packages ## Feed farmhand with farms, modules and calls that nobody would write, for a minute
+	@tests/fuzz/run.sh 20
 
 .PHONY: test
 test: lint modules images ## Run all tests, those on real machines included

@@ -1,5 +1,5 @@
 //! What a phase module costs: compiled for the first time, loaded from the cache, instantiated and called; how large it is; and
-//! how much memory a live instance takes.
+//! how much memory a live instance takes. A table with all of it stands at the end.
 //!
 //! `cargo bench --bench modules`, after `make modules`
 
@@ -9,10 +9,11 @@ use std::{fs, hint::black_box, path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
+use comfy_table::{ContentArrangement, Table, presets};
 use criterion::{Criterion, criterion_group, criterion_main};
 use farmhand::{
     base::{Grants, Phase},
-    guest::{Command, Exit, Facts, Guest, GuestError, OutputSink, Stream},
+    guest::{Command, Exit, Facts, FileContent, FileSink, Guest, GuestError, OutputSink, Stream},
     module::{Call, Context, Engine, Level, Limits, Module, ModuleLog, Secrets},
 };
 use serde_json::{Value, json};
@@ -55,11 +56,17 @@ impl Guest for Still {
         Ok(Exit::Status(status))
     }
 
-    async fn read_file(&self, path: &str, _: u64, _: bool) -> Result<Vec<u8>, GuestError> {
+    async fn stream_from_file(
+        &self,
+        path: &str,
+        _: u64,
+        _: bool,
+        _: &mut FileSink<'_>,
+    ) -> Result<(), GuestError> {
         Err(GuestError::File { path: path.to_owned(), message: "there are no files here".to_owned() })
     }
 
-    async fn write_file(&self, _: &str, _: &[u8], _: u32, _: bool) -> Result<(), GuestError> {
+    async fn stream_to_file(&self, _: &str, _: FileContent<'_>, _: u32, _: bool) -> Result<(), GuestError> {
         Ok(())
     }
 
@@ -101,8 +108,8 @@ fn call(settings: &Value, guest: &Arc<Still>) -> Call {
 }
 
 fn load(runtime: &Runtime, cache: Option<&Utf8Path>, path: &Utf8Path) -> Module {
-    let engine =
-        Engine::new(cache.map(Utf8Path::to_owned), Limits::default()).expect("an engine can be set up");
+    let engine = Engine::with_compiler(cache.map(Utf8Path::to_owned), Limits::default(), PROGRAM.into())
+        .expect("an engine can be set up");
     runtime.block_on(engine.load(path)).expect("the modules are built (`make modules`)")
 }
 
@@ -136,13 +143,36 @@ fn parked(runtime: &Runtime, module: &Arc<Module>, settings: &Value) -> u64 {
     })
 }
 
+/// What compiles.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_farmhand");
+
+/// Where criterion puts what it measured.
+const MEASURED: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/criterion");
+
+/// The median of what was measured under this name; nothing when it was left out by a filter.
+fn median(module: &str, name: &str) -> Option<Duration> {
+    let path = Path::new(MEASURED).join(module).join(name).join("new/estimates.json");
+    let estimates: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    Some(Duration::from_secs_f64(estimates["median"]["point_estimate"].as_f64()? / 1e9))
+}
+
+/// The code that was compiled of a module, in bytes.
+fn compiled(cache: &Utf8Path, module: &Module) -> u64 {
+    let files = fs::read_dir(cache).into_iter().flatten().flatten();
+    let mut code = files.filter(|file| {
+        let name = file.file_name().to_string_lossy().into_owned();
+        name.starts_with(&module.digest().hex()) && name.ends_with(".compiled")
+    });
+    code.next().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len())
+}
+
 fn bench(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime can be set up");
     let folder = Utf8PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/modules"));
     let home = tempfile::tempdir().expect("there is room for a cache");
     let cache = Utf8Path::from_path(home.path()).expect("temporary folders have plain names").join("cache");
     let guest = Arc::new(Still(None));
-    let mut table = format!("{:<14}{:>10}{:>16}{:>18}\n", "module", "size", "compiled", "parked instance");
+    let mut rows = Vec::new();
     for (name, settings) in modules() {
         let path = folder.join(format!("{name}.wasm"));
         let mut group = criterion.benchmark_group(name);
@@ -150,42 +180,68 @@ fn bench(criterion: &mut Criterion) {
             .sample_size(10)
             .measurement_time(Duration::from_secs(2))
             .warm_up_time(Duration::from_millis(300));
-        group.bench_function("compile and describe", |bencher| {
+        // Asked what it is, too, which takes no time beside it.
+        group.bench_function("compile", |bencher| {
             bencher.iter(|| black_box(load(&runtime, None, &path)));
         });
-        // The first call loads the compiled code: a descriptor from the cache needs none.
         drop(load(&runtime, Some(&cache), &path));
-        group.bench_function("load from the cache", |bencher| {
-            bencher.iter(|| black_box(load(&runtime, Some(&cache), &path)));
+        // What it is comes from the cache as well; its code is loaded when it is first called.
+        group.bench_function("load", |bencher| {
+            bencher.iter(|| {
+                let module = load(&runtime, Some(&cache), &path);
+                runtime.block_on(module.instantiate()).expect("it can be instantiated");
+            });
         });
-        group.bench_function("load from the cache, first call", |bencher| {
+        group.bench_function("load and call", |bencher| {
             bencher.iter(|| {
                 let module = load(&runtime, Some(&cache), &path);
                 runtime.block_on(module.run(call(&settings, &guest))).expect("the call goes well")
             });
         });
         let module = Arc::new(load(&runtime, Some(&cache), &path));
+        group.bench_function("instantiate", |bencher| {
+            bencher.iter(|| runtime.block_on(module.instantiate()).expect("it can be instantiated"));
+        });
         group.bench_function("call", |bencher| {
             bencher
                 .iter(|| runtime.block_on(module.run(call(&settings, &guest))).expect("the call goes well"));
         });
         group.finish();
-        let size = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let compiled =
-            fs::read_dir(&cache).into_iter().flatten().flatten().map(|entry| entry.path()).find(|file| {
-                file.extension().is_some_and(|extension| extension == "compiled")
-                    && file.to_string_lossy().contains(&module.digest().hex())
-            });
-        let parked = parked(&runtime, &module, &settings);
-        table += &format!(
-            "{name:<14}{:>7} KB{:>13} KB{:>15} KB\n",
-            size(path.as_std_path()) / 1000,
-            compiled.map_or(0, |path| size(&path)) / 1000,
-            parked / 1000
-        );
+        let sizes = (module.size() as u64, compiled(&cache, &module), parked(&runtime, &module, &settings));
+        rows.push((name, sizes));
     }
-    eprintln!("\n{table}");
+    eprintln!("\n{}", table(&rows));
 }
 
-criterion_group!(benches, bench);
+/// All that was measured: a row a module.
+fn table(rows: &[(&str, (u64, u64, u64))]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header([
+        "module",
+        "file",
+        "code",
+        "compile",
+        "load",
+        "instantiate",
+        "load and call",
+        "call",
+        "memory of an instance",
+    ]);
+    let kilobytes = |bytes: u64| format!("{} KB", bytes / 1000);
+    for &(name, (file, code, instance)) in rows {
+        let time = |what| median(name, what).map_or_else(|| "-".to_owned(), |time| format!("{time:.1?}"));
+        let times = ["compile", "load", "instantiate", "load and call", "call"].map(time);
+        let mut row = vec![name.to_owned(), kilobytes(file), kilobytes(code)];
+        row.extend(times);
+        row.push(kilobytes(instance));
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().output_directory(Path::new(MEASURED));
+    targets = bench
+}
 criterion_main!(benches);

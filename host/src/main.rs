@@ -3,13 +3,19 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use farmhand::cli::{Cli, WRONG_INPUT, askpass};
+use farmhand::{
+    cli::{Cli, WRONG_INPUT, askpass},
+    module::compile_as_child,
+};
 
 fn main() -> ExitCode {
     // Paths that are broken at the terminal's edge can't be copied.
     let handler = |_: &_| Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build()) as Box<_>;
     // It can only be set already, which nobody else does.
     let _ = miette::set_hook(Box::new(handler));
+    if let Some(compiled) = compile_as_child() {
+        return compiled;
+    }
     let result = match askpass() {
         Some(answered) => answered.map(|()| ExitCode::SUCCESS),
         None => run(),

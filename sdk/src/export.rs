@@ -3,7 +3,8 @@
 use std::sync::Once;
 
 use crate::{
-    Backend, CommandOutput, Content, Context, Event, Facts, Failure, Guest, GuestError, PhaseModule, Running,
+    Backend, CommandOutput, Content, Context, Event, Facts, Failure, Guest, GuestError, PhaseModule, Pieces,
+    Running, Writing,
     bindings::farmhand::phase::{guest as wit, types},
     log,
 };
@@ -89,12 +90,41 @@ impl Backend for Imported<'_> {
         self.0.write_file(path, content, mode, r#become)
     }
 
+    fn open_file(&self, path: &str, r#become: bool) -> Result<Box<dyn Pieces + '_>, GuestError> {
+        Ok(Box::new(self.0.open_file(path, r#become)?))
+    }
+
+    fn create_file(
+        &self,
+        path: &str,
+        mode: u32,
+        r#become: bool,
+    ) -> Result<Box<dyn Writing + '_>, GuestError> {
+        Ok(Box::new(self.0.create_file(path, mode, r#become)?))
+    }
+
     fn save_artifact(&self, name: &str, content: &[u8]) -> Result<(), GuestError> {
         self.0.save_artifact(name, content)
     }
 
     fn save_file(&self, name: &str, path: &str, r#become: bool) -> Result<(), GuestError> {
         self.0.save_file(name, path, r#become)
+    }
+}
+
+impl Pieces for wit::FileReader {
+    fn next(&self) -> Result<Option<Vec<u8>>, GuestError> {
+        Self::next(self)
+    }
+}
+
+impl Writing for wit::FileWriter {
+    fn write(&self, content: &Content) -> Result<(), GuestError> {
+        Self::write(self, content)
+    }
+
+    fn finish(self: Box<Self>) -> Result<(), GuestError> {
+        Self::finish(*self)
     }
 }
 

@@ -1,6 +1,9 @@
 use std::{fmt, time::Duration};
 
-use crate::{Content, Exit, Facts, Failure, GuestError, bindings::farmhand::phase::guest as wit};
+use crate::{
+    Content, Exit, Facts, Failure, FileReader, FileWriter, GuestError, Pieces, Writing,
+    bindings::farmhand::phase::guest as wit,
+};
 
 /// A command as the host takes it.
 pub type Command = wit::Command;
@@ -24,6 +27,11 @@ pub trait Backend {
         mode: u32,
         r#become: bool,
     ) -> Result<(), GuestError>;
+    /// Opens a file to be read piece by piece.
+    fn open_file(&self, path: &str, r#become: bool) -> Result<Box<dyn Pieces + '_>, GuestError>;
+    /// Begins to write a file piece by piece.
+    fn create_file(&self, path: &str, mode: u32, r#become: bool)
+    -> Result<Box<dyn Writing + '_>, GuestError>;
     /// Keeps bytes in the run's folder.
     fn save_artifact(&self, name: &str, content: &[u8]) -> Result<(), GuestError>;
     /// Keeps a file of the guest's in the run's folder.
@@ -106,6 +114,17 @@ impl<'a> Guest<'a> {
     /// The same with a content of several parts, secrets among them.
     pub fn write_parts(&self, path: &str, content: &[Content], mode: u32) -> Result<(), GuestError> {
         self.backend.write_file(path, content, mode, self.r#become)
+    }
+
+    /// Opens a file to be read piece by piece, of 1 GiB by default. Needs the capability `files` for its path.
+    pub fn open_file(&self, path: &str) -> Result<FileReader<'a>, GuestError> {
+        self.backend.open_file(path, self.r#become).map(FileReader::new)
+    }
+
+    /// Begins to write a file piece by piece, with permission bits `mode`. It takes the place of the one that is there by
+    /// [`FileWriter::finish`]. Needs the capability `files` for its path.
+    pub fn create_file(&self, path: &str, mode: u32) -> Result<FileWriter<'a>, GuestError> {
+        self.backend.create_file(path, mode, self.r#become).map(FileWriter::new)
     }
 
     /// Keeps bytes in the run's folder. Needs the capability `artifacts`.

@@ -59,6 +59,7 @@ mod context;
 mod descriptor;
 #[doc(hidden)]
 pub mod export;
+mod file;
 mod guest;
 pub mod log;
 mod outcome;
@@ -68,6 +69,7 @@ pub mod testing;
 pub use content::{Content, Secret, TextOrSecret};
 pub use context::Context;
 pub use descriptor::{Descriptor, PhaseModule};
+pub use file::{FileReader, FileWriter, Pieces, Writing};
 pub use guest::{Backend, Command, CommandBuilder, CommandOutput, Event, Events, Guest, Process, Running};
 pub use outcome::Outcome;
 

@@ -8,6 +8,6 @@ case " $* " in
         -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
         -Cllvm-args=-sanitizer-coverage-trace-compares
     ;;
-*" --crate-name fuzz_definitions "*) exec "$@" --cfg fuzzing ;;
+*" --crate-name fuzz_"*) exec "$@" --cfg fuzzing ;;
 *) exec "$@" ;;
 esac

@@ -1,15 +1,8 @@
 //! The bad modules, built; and those that no compiler makes.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{collections::BTreeMap, sync::OnceLock};
 
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-
-pub(crate) const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+use crate::encode::{build, encode, encode_text, repository};
 
 /// A module of `modules/bad`, as a component.
 pub(crate) fn component(name: &str) -> Vec<u8> {
@@ -21,16 +14,16 @@ pub(crate) fn names() -> Vec<String> {
     all().keys().cloned().collect()
 }
 
-/// Built once, for a target of their own, so that nothing else is compiled anew for them.
+/// Built once.
 fn all() -> &'static BTreeMap<String, Vec<u8>> {
     static ALL: OnceLock<BTreeMap<String, Vec<u8>>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let sources = std::fs::read_dir(Path::new(REPOSITORY).join("tests/hostile/modules/bad")).unwrap();
+        let sources = std::fs::read_dir(repository().join("tests/hostile/modules/bad")).unwrap();
         let names =
             sources.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned());
         let built = build("wasm32-unknown-unknown", &["--examples"]);
-        let mut all: BTreeMap<String, Vec<u8>> =
-            names.map(|name| (name.clone(), encode(&built.join(format!("{name}.wasm"))))).collect();
+        let component = |name: &str| encode(&std::fs::read(built.join(format!("{name}.wasm"))).unwrap());
+        let mut all: BTreeMap<String, Vec<u8>> = names.map(|name| (name.clone(), component(&name))).collect();
         // This one's compiler makes a component by itself.
         let built = build("wasm32-wasip2", &["--example", "wasi_fisher"]);
         all.insert("wasi_fisher".to_owned(), std::fs::read(built.join("wasi_fisher.wasm")).unwrap());
@@ -38,30 +31,10 @@ fn all() -> &'static BTreeMap<String, Vec<u8>> {
     })
 }
 
-/// Builds with plain cargo. Gives the folder of what was built.
-fn build(target: &str, what: &[&str]) -> PathBuf {
-    let folder = Path::new(REPOSITORY).join("target/hostile");
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--locked", "--quiet", "--release", "--target", target, "--target-dir"])
-        .arg(&folder)
-        .arg("--manifest-path")
-        .arg(Path::new(REPOSITORY).join("tests/hostile/modules/Cargo.toml"))
-        .args(what)
-        .status()
-        .unwrap();
-    assert!(status.success(), "the bad modules can't be built for {target}");
-    folder.join(target).join("release/examples")
-}
-
-fn encode(core: &Path) -> Vec<u8> {
-    let core = std::fs::read(core).unwrap();
-    ComponentEncoder::default().validate(true).module(&core).unwrap().encode().unwrap()
-}
-
 /// A component whose core module does this as soon as it is instantiated.
 pub(crate) fn at_start(more: &str, start: &str) -> Vec<u8> {
     let parameters = "i32 ".repeat(11);
-    let mut core = wat::parse_str(format!(
+    encode_text(&format!(
         r#"(module {more}
             (memory (export "memory") 1)
             (func $start {start})
@@ -70,12 +43,6 @@ pub(crate) fn at_start(more: &str, start: &str) -> Vec<u8> {
             (func (export "describe") (result i32) unreachable)
             (func (export "run") (param {parameters}) (result i32) unreachable))"#
     ))
-    .unwrap();
-    let mut resolve = wit_parser::Resolve::default();
-    let (package, _) = resolve.push_path(Path::new(REPOSITORY).join("wit")).unwrap();
-    let world = resolve.select_world(&[package], Some("phase-module")).unwrap();
-    embed_component_metadata(&mut core, &resolve, world, StringEncoding::UTF8, false).unwrap();
-    ComponentEncoder::default().validate(true).module(&core).unwrap().encode().unwrap()
 }
 
 /// Grows a table to 10 million elements.

@@ -1,8 +1,8 @@
 //! A file of a farm's that says it is a module which was granted root: its word counts for nothing.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
-use crate::built;
+use crate::{built, encode::repository};
 
 #[test]
 fn a_forged_name_takes_nobodys_grants() {
@@ -27,7 +27,7 @@ fn a_forged_name_takes_nobodys_grants() {
         .args(["--connect", "test:///never-reached", "plan", "--farm"])
         .arg(folder.path())
         .env("FARMHAND_HOME", folder.path().join("home"))
-        .env("FARMHAND_MODULES", Path::new(built::REPOSITORY).join("target/modules"))
+        .env("FARMHAND_MODULES", repository().join("target/modules"))
         .env("NO_COLOR", "1")
         .output()
         .unwrap();

@@ -13,7 +13,7 @@ use farmhand::{
         Connector as _, Endpoint, Facts, Stream,
         simulated::{Answer, SimulatedConnector, SimulatedGuest},
     },
-    module::{Call, Context, FolderArtifacts, Level, Limits, ModuleLog, Secrets},
+    module::{Call, Context, Level, Limits, ModuleLog, Secrets},
 };
 use tempfile::TempDir;
 
@@ -79,7 +79,7 @@ impl Machine {
             timeout: Some(limits.wall_time),
             limits,
             log: self.log.clone(),
-            artifacts: Some(Arc::new(FolderArtifacts::new(self.artifacts().join("kept")))),
+            artifacts: Some(self.artifacts().join("kept")),
             record: None,
             probes: None,
         }

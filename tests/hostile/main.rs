@@ -5,9 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
-mod any_bytes;
-mod any_call;
 mod built;
+mod encode;
 mod forged;
 mod machine;
 mod released;

@@ -1,12 +1,10 @@
 //! Modules that were built against released versions of the contract run against this host, and are denied what they were
 //! not granted: the matrix of calls and grants, for each version.
 
-use std::path::Path;
-
 use farmhand::module::{Engine, Limits};
 use serde_json::json;
 
-use crate::{built, machine::Machine};
+use crate::{built, encode::repository, machine::Machine};
 
 const CALLS: [&str; 14] = [
     "exec",
@@ -44,7 +42,7 @@ const GRANTS: [&str; 14] = [
 
 /// The released versions.
 fn versions() -> Vec<String> {
-    let released = Path::new(built::REPOSITORY).join("wit/released");
+    let released = repository().join("wit/released");
     let folders = std::fs::read_dir(released).unwrap().map(|entry| entry.unwrap().file_name());
     let mut versions: Vec<_> = folders.map(|name| name.to_str().unwrap().to_owned()).collect();
     versions.sort();

@@ -148,6 +148,27 @@ fn rows() -> Vec<Row> {
         )
         .granted(ALL)
         .check(|machine| assert_eq!(machine.kept().len(), 5)),
+        Row::new(
+            "file_flood",
+            "module bad went over a limit: more than 4 open files at once (limit: open files)",
+        )
+        .granted(ALL)
+        .check(|machine| assert_eq!(machine.guest.files().len(), 1, "what was begun is put in its place")),
+        Row {
+            limits: Limits { streamed_file_size: 8 << 20, ..limits() },
+            ..Row::new(
+                "endless_write",
+                "/srv/endless would be larger than 8388608 bytes (limit: streamed file size)",
+            )
+        }
+        .granted(ALL)
+        .check(nothing_was_run),
+        Row::new("unfinished_write", "as it was")
+            .granted(ALL)
+            .check(|machine| assert_eq!(machine.guest.files()["/srv/file"].content, b"as it was")),
+        Row::new("write_after_end", "crashed: unknown handle index")
+            .granted(ALL)
+            .check(|machine| assert_eq!(machine.guest.files()["/srv/file"].content, b"whole")),
         Row::new("path_escapes", "got through: []").granted(ALL).check(|machine| {
             assert!(machine.kept().is_empty() && machine.guest.files().is_empty());
         }),
@@ -196,6 +217,14 @@ fn rows() -> Vec<Row> {
                 "compile_bomb",
                 built::compile_bomb(),
                 "was stopped: compiling it took longer than 0.001 s (limit: compile time)",
+            )
+        },
+        Row {
+            limits: Limits { compile_memory: 16 << 20, ..limits() },
+            ..Row::of(
+                "compile_bomb",
+                built::compile_bomb(),
+                "was stopped: compiling it takes more than 16 MiB (limit: compile memory)",
             )
         },
         Row {
@@ -310,7 +339,8 @@ async fn with_neighbours(row: &Row, neighbour: &Arc<Module>) -> (String, Duratio
     begun.wait().await;
     let machine = Machine::new("bad");
     let since = Instant::now();
-    let engine = Engine::new(None, row.limits.clone()).unwrap();
+    let program = env!("CARGO_BIN_EXE_farmhand").into();
+    let engine = Engine::with_compiler(None, row.limits.clone(), program).unwrap();
     let work = async {
         let module = engine.load_bytes("bad.wasm", row.bytes.clone()).await?;
         if row.name == "trap_then_reuse" {

@@ -36,6 +36,10 @@ pub(super) async fn inspect(farm: &Farm, names: &[String], library: &Library) ->
 /// The phase modules that a farm may use.
 pub(super) fn library(farm: &Farm, dirs: &Dirs) -> miette::Result<Library> {
     let limits = Limits::default().with(&farm.config.limits);
-    let engine = Engine::new(Some(dirs.modules()), limits).into_diagnostic()?;
-    Ok(Library::new(engine, module::default_folders()))
+    Ok(Library::new(engine(dirs, limits)?, module::default_folders()))
+}
+
+/// What compiles modules, in processes of this very program, and runs them.
+pub(super) fn engine(dirs: &Dirs, limits: Limits) -> miette::Result<Engine> {
+    Engine::with_compiler(Some(dirs.modules()), limits, "/proc/self/exe".into()).into_diagnostic()
 }

@@ -6,6 +6,8 @@
 //! from and writes to files in a folder that only root can enter, and these are read while they grow. They take room in the
 //! guest until the connection ends or the next command begins.
 
+mod script;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -18,6 +20,8 @@ use std::{
 
 use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::{
     sync::{OnceCell, Semaphore, oneshot, watch},
@@ -26,8 +30,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    Command, Exit, Guest, GuestError, OutputSink, Stream,
-    files::{self, as_path},
+    Command, Exit, FileContent, FileSink, Guest, GuestError, OutputSink, Stream,
+    files::{self, Feed},
     ssh::script::quote,
 };
 use crate::base::Login;
@@ -110,11 +114,68 @@ impl fmt::Debug for AgentGuest {
 #[async_trait]
 impl Guest for AgentGuest {
     async fn exec(&self, command: &Command, output: &mut dyn OutputSink) -> Result<Exit, GuestError> {
+        if command.stdin.is_empty() {
+            return self.run(command, None, output).await;
+        }
+        self.feed(command, &mut stream::empty(), output).await
+    }
+
+    async fn stream_from_file(
+        &self,
+        path: &str,
+        max_size: u64,
+        r#become: bool,
+        sink: &mut FileSink<'_>,
+    ) -> Result<(), GuestError> {
+        files::read(self, path, max_size, r#become, sink).await
+    }
+
+    async fn stream_to_file(
+        &self,
+        path: &str,
+        content: FileContent<'_>,
+        mode: u32,
+        r#become: bool,
+    ) -> Result<(), GuestError> {
+        files::write(self, path, content, mode, r#become).await
+    }
+
+    async fn close(&self) {
+        if !self.link.closed.send_replace(true)
+            && let Some(folder) = self.link.folder.get()
+        {
+            // A folder that stays in the guest is root's and harmless.
+            let _ = timeout(GOODBYE, self.link.small(&format!("rm -rf {}", quote(folder)))).await;
+        }
+    }
+}
+
+/// The command begins when all of its input is in the guest.
+#[async_trait]
+impl Feed for AgentGuest {
+    async fn feed(
+        &self,
+        command: &Command,
+        input: FileContent<'_>,
+        output: &mut dyn OutputSink,
+    ) -> Result<Exit, GuestError> {
+        let mut input = stream::iter([Bytes::copy_from_slice(&command.stdin)]).chain(input);
+        self.run(command, Some(&mut input), output).await
+    }
+}
+
+impl AgentGuest {
+    async fn run(
+        &self,
+        command: &Command,
+        input: Option<FileContent<'_>>,
+        output: &mut dyn OutputSink,
+    ) -> Result<Exit, GuestError> {
         command.check()?;
         let mut closed = self.link.closed.subscribe();
         let run = async {
             let _place = self.link.places.acquire().await.map_err(|_| lost("it was closed"))?;
-            let mut running = Running::start(&self.link, command).await?;
+            let mut running = Running::start(&self.link, command, input).await?;
             let Some(limit) = command.timeout else { return running.wait(output).await };
             match timeout(limit, running.wait(output)).await {
                 Ok(result) => result,
@@ -128,29 +189,6 @@ impl Guest for AgentGuest {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(lost("it was closed")),
             result = run => result,
-        }
-    }
-
-    async fn read_file(&self, path: &str, max_size: u64, r#become: bool) -> Result<Vec<u8>, GuestError> {
-        files::read(self, path, max_size, r#become).await
-    }
-
-    async fn write_file(
-        &self,
-        path: &str,
-        content: &[u8],
-        mode: u32,
-        r#become: bool,
-    ) -> Result<(), GuestError> {
-        files::write(self, path, content, mode, r#become).await
-    }
-
-    async fn close(&self) {
-        if !self.link.closed.send_replace(true)
-            && let Some(folder) = self.link.folder.get()
-        {
-            // A folder that stays in the guest is root's and harmless.
-            let _ = timeout(GOODBYE, self.link.small(&format!("rm -rf {}", quote(folder)))).await;
         }
     }
 }
@@ -240,24 +278,64 @@ impl Link {
         self.ask("guest-file-open", json!({ "path": path, "mode": mode })).await
     }
 
-    async fn write(&self, path: &str, content: &[u8]) -> Result<(), GuestError> {
-        let handle = self.open(path, "w").await?;
-        for chunk in content.chunks(CHUNK) {
-            let mut rest = chunk;
-            while !rest.is_empty() {
-                let arguments = json!({ "handle": handle, "buf-b64": BASE64_STANDARD.encode(rest) });
-                let written = self.ask("guest-file-write", arguments).await?;
-                let count = written
-                    .get("count")
-                    .and_then(Value::as_u64)
-                    .and_then(|count| usize::try_from(count).ok());
-                rest = count
-                    .filter(|count| *count > 0)
-                    .and_then(|count| rest.get(count..))
-                    .ok_or_else(|| lost(format!("the guest agent could not write to {path}")))?;
-            }
+    /// Writes the next bytes of an open file.
+    async fn write(&self, path: &str, handle: &Value, mut rest: &[u8]) -> Result<(), GuestError> {
+        while !rest.is_empty() {
+            let chunk = &rest[..rest.len().min(CHUNK)];
+            let arguments = json!({ "handle": handle, "buf-b64": BASE64_STANDARD.encode(chunk) });
+            let written = self.ask("guest-file-write", arguments).await?;
+            let count =
+                written.get("count").and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
+            rest = count
+                .filter(|count| *count > 0)
+                .and_then(|count| rest.get(count..))
+                .ok_or_else(|| lost(format!("the guest agent could not write to {path}")))?;
         }
+        Ok(())
+    }
+
+    async fn close_file(&self, handle: &Value) -> Result<(), GuestError> {
         self.ask("guest-file-close", json!({ "handle": handle })).await.map(drop)
+    }
+
+    /// A file that nobody reads any more.
+    fn done(&self, path: String) {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+    }
+}
+
+/// A command's input while it is written. Dropped before its end, it is closed and removed.
+struct InputFile {
+    link: Arc<Link>,
+    path: String,
+    handle: Value,
+    whole: bool,
+}
+
+impl InputFile {
+    async fn write(link: &Arc<Link>, path: &str, content: FileContent<'_>) -> Result<(), GuestError> {
+        let handle = link.open(path, "w").await?;
+        let mut file = Self { link: Arc::clone(link), path: path.to_owned(), handle, whole: false };
+        while let Some(piece) = content.next().await {
+            link.write(path, &file.handle, &piece).await?;
+        }
+        link.close_file(&file.handle).await?;
+        file.whole = true;
+        Ok(())
+    }
+}
+
+impl Drop for InputFile {
+    fn drop(&mut self) {
+        if self.whole {
+            return;
+        }
+        self.link.done(std::mem::take(&mut self.path));
+        // Without a runtime there is nobody left to ask the agent.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (link, handle) = (Arc::clone(&self.link), self.handle.clone());
+            runtime.spawn(async move { link.close_file(&handle).await });
+        }
     }
 }
 
@@ -271,15 +349,20 @@ struct Running {
 }
 
 impl Running {
-    async fn start(link: &Arc<Link>, command: &Command) -> Result<Self, GuestError> {
+    async fn start(
+        link: &Arc<Link>,
+        command: &Command,
+        content: Option<FileContent<'_>>,
+    ) -> Result<Self, GuestError> {
         let number = link.number.fetch_add(1, Ordering::Relaxed);
         let path = format!("{}/{number}", link.folder().await?);
-        let input = if command.stdin.is_empty() { None } else { Some(format!("{path}.in")) };
-        if let Some(input) = &input {
-            link.write(input, &command.stdin).await?;
+        let mut input = None;
+        if let Some(content) = content {
+            let input = input.insert(format!("{path}.in"));
+            InputFile::write(link, input, content).await?;
         }
         let (out, err) = (format!("{path}.out"), format!("{path}.err"));
-        let script = script(command, &link.login, input.as_deref(), &out, &err, &link.take_done())?;
+        let script = script::script(command, &link.login, input.as_deref(), &out, &err, &link.take_done())?;
         let pid = start(link, script).await?;
         let files =
             BTreeMap::from([("out", (Stream::Stdout, out, None)), ("err", (Stream::Stderr, err, None))]);
@@ -297,9 +380,9 @@ impl Running {
             if let Some(exit) = exit {
                 for (_, (_, path, handle)) in std::mem::take(&mut self.files) {
                     if let Some(handle) = handle {
-                        self.link.ask("guest-file-close", json!({ "handle": handle })).await?;
+                        self.link.close_file(&handle).await?;
                     }
-                    self.link.done.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+                    self.link.done(path);
                 }
                 return Ok(exit);
             }
@@ -379,65 +462,6 @@ async fn end(link: &Link, pid: u64) {
         // Asked once more, the agent forgets it.
         let _ = link.status(pid).await;
     }
-}
-
-/// The script that becomes the command.
-fn script(
-    command: &Command,
-    login: &Login,
-    input: Option<&str>,
-    out: &str,
-    err: &str,
-    done: &[String],
-) -> Result<String, GuestError> {
-    let user = if command.r#become { &login.r#become.user } else { &login.user };
-    let fine = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if user.is_empty() || user.starts_with('-') || !user.chars().all(fine) {
-        return Err(GuestError::Invalid(format!("`{}` is not a user's name", user.escape_debug())));
-    }
-    let input_file = input.unwrap_or("/dev/null");
-    // All of it is read before the command may read its own input.
-    let mut script = format!("main() {{\nexec <{input_file} >{out} 2>{err}\numask 022\n");
-    let unneeded: Vec<_> = input.into_iter().chain(done.iter().map(String::as_str)).collect();
-    if !unneeded.is_empty() {
-        script.push_str(&format!("rm -f {}\n", unneeded.join(" ")));
-    }
-    let path = if user == "root" {
-        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    } else {
-        "/usr/local/bin:/usr/bin:/bin"
-    };
-    // As login(1) does it. The home's name is expanded by the shell: the user's name is plain.
-    script.push_str(&format!(
-        "unset INVOCATION_ID JOURNAL_STREAM NOTIFY_SOCKET SYSTEMD_EXEC_PID\nexport HOME=~{user} USER={user} LOGNAME={user} SHELL=/bin/sh PATH={path}\n"
-    ));
-    for (name, value) in &command.env {
-        script.push_str(&format!("export {name}={}\n", quote(value)));
-    }
-    let cwd = command.cwd.as_deref().map(|cwd| quote(&as_path(cwd)));
-    let cwd = cwd.as_deref().unwrap_or("\"$HOME\"");
-    let mut words = String::from("exec");
-    for argument in &command.argv {
-        words.push(' ');
-        words.push_str(&quote(argument));
-    }
-    // As in env(1), 125 says that the command was never run. A login user without a home begins at the root.
-    let enter = match command.cwd {
-        Some(_) => format!("CDPATH= cd -- {cwd} || exit 125"),
-        None => format!("CDPATH= cd -- {cwd} 2>/dev/null || cd /"),
-    };
-    if user == "root" {
-        script.push_str(&format!("{enter}\n{words}\n"));
-    } else {
-        let inner = quote(&format!("{enter}\n{words}\n"));
-        // setpriv becomes the command; su stays beside it, and so hides the signal that ended it.
-        script.push_str(&format!(
-            "if command -v setpriv >/dev/null; then exec setpriv --reuid={user} --regid=\"$(id -g {user})\" --init-groups -- /bin/sh -c {inner}; fi\n\
-             exec su -m -s /bin/sh -c {inner} {user}\n"
-        ));
-    }
-    script.push_str("exit 127\n}\nmain\n");
-    Ok(script)
 }
 
 #[cfg(test)]

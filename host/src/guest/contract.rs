@@ -2,7 +2,8 @@
 
 use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use bytes::Bytes;
+use futures::{StreamExt as _, future::join_all, stream};
 
 use super::{Captured, Command, Exit, Guest, GuestError, OutputSink, Stream, capture};
 
@@ -23,7 +24,7 @@ macro_rules! contract_tests {
             arguments_arrive_exactly, environment_arrives_exactly, runs_in_the_folder, input_arrives_whole,
             input_that_nobody_reads_does_no_harm, exit_status_is_told, signal_is_told, both_streams_arrive_whole,
             time_out_ends_the_command, dropping_ends_the_command, commands_run_beside_each_other, files_come_back,
-            files_that_are_missing_or_too_large, what_cannot_be_sent_is_refused, closed_is_disconnected,
+            files_that_are_missing_or_too_large, large_files_stream, a_file_that_is_not_finished_leaves_nothing, what_cannot_be_sent_is_refused, closed_is_disconnected,
         }
     };
     ($subject:expr; $($name:ident,)*) => {
@@ -164,6 +165,52 @@ pub(super) async fn files_that_are_missing_or_too_large(subject: Subject) {
     assert!(matches!(result, Err(GuestError::TooLarge { max_size: 9, .. })), "{result:?}");
 }
 
+pub(super) async fn large_files_stream(subject: Subject) {
+    let path = format!("{}/large", subject.folder);
+    let guest = &*subject.guest;
+    let pieces: Vec<Bytes> =
+        (0..50u32).map(|i| Bytes::from(vec![i as u8; 90_000 + (i as usize) * 333])).collect();
+    let whole = pieces.concat();
+    guest.stream_to_file(&path, &mut stream::iter(pieces), 0o600, false).await.unwrap();
+    let read = async |max_size: usize| {
+        let (mut content, mut count) = (Vec::new(), 0);
+        let mut sink = |piece: &[u8]| {
+            assert!(!piece.is_empty());
+            content.extend_from_slice(piece);
+            count += 1;
+        };
+        let ended = guest.stream_from_file(&path, max_size as u64, false, &mut sink).await;
+        (ended, content, count)
+    };
+    let (ended, content, count) = read(whole.len()).await;
+    ended.unwrap();
+    assert!(content == whole, "{} of {} bytes, or others", content.len(), whole.len());
+    assert!(count > 1, "it came at once");
+    let (ended, content, _) = read(100_000).await;
+    assert!(matches!(ended, Err(GuestError::TooLarge { max_size: 100_000, .. })), "{ended:?}");
+    assert!(content == whole[..100_000], "{} bytes", content.len());
+}
+
+pub(super) async fn a_file_that_is_not_finished_leaves_nothing(subject: Subject) {
+    let guest = &*subject.guest;
+    let path = format!("{}/file", subject.folder);
+    guest.write_file(&path, b"as it was", 0o600, false).await.unwrap();
+    let mut content = stream::iter([Bytes::from(vec![b'x'; 100_000])]).chain(stream::pending());
+    let writing = guest.stream_to_file(&path, &mut content, 0o600, false);
+    tokio::time::timeout(Duration::from_millis(300), writing).await.unwrap_err();
+    let list = || run(guest, Command::new(["ls", "-A", &subject.folder]));
+    let mut left = list().await.stdout;
+    for _ in 0..100 {
+        if left == b"file\n" {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        left = list().await.stdout;
+    }
+    assert_eq!(String::from_utf8(left).unwrap(), "file\n");
+    assert_eq!(guest.read_file(&path, 100, false).await.unwrap(), b"as it was");
+}
+
 pub(super) async fn what_cannot_be_sent_is_refused(subject: Subject) {
     let commands = [
         Command::default(),
@@ -236,6 +283,11 @@ mod simulated {
         guest.on_any(program("cat"), |command, _| Answer::ok().stdout(command.stdin.clone()));
         guest.on_any(program("stat"), |command, files| {
             Answer::ok().stdout(format!("{:o}\n", files[&command.argv[3]].mode))
+        });
+        guest.on_any(program("ls"), |command, files| {
+            let folder = format!("{}/", command.argv[2]);
+            let names = files.keys().filter_map(|path| path.strip_prefix(&folder));
+            Answer::ok().stdout(names.map(|name| format!("{name}\n")).collect::<String>())
         });
         guest.on(["true"], Answer::ok());
         guest.on_any(program("sleep"), |_, _| Answer::hang());

@@ -22,6 +22,8 @@ pub use jump::{Jump, Way};
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{BecomeMethod, Login};
@@ -35,21 +37,57 @@ pub trait Guest: Send + Sync {
     /// and by KILL if that does not help.
     async fn exec(&self, command: &Command, output: &mut dyn OutputSink) -> Result<Exit, GuestError>;
 
-    /// Reads a file of at most `max_size` bytes; a larger one is an error.
-    async fn read_file(&self, path: &str, max_size: u64, r#become: bool) -> Result<Vec<u8>, GuestError>;
+    /// Reads a file and gives it to `sink` as it comes, cut anywhere. Of a file of more than `max_size` bytes the first ones
+    /// are given before the error. When the future is not polled, the guest is held up.
+    async fn stream_from_file(
+        &self,
+        path: &str,
+        max_size: u64,
+        r#become: bool,
+        sink: &mut FileSink<'_>,
+    ) -> Result<(), GuestError>;
 
     /// Replaces a file's content in one step (a temporary file in the same folder, renamed) with permission bits `mode`.
+    /// `content` is taken as fast as the guest takes it. When the future is dropped before its end, the temporary file is
+    /// removed, and the file stays as it was.
+    async fn stream_to_file(
+        &self,
+        path: &str,
+        content: FileContent<'_>,
+        mode: u32,
+        r#become: bool,
+    ) -> Result<(), GuestError>;
+
+    /// Reads a file of at most `max_size` bytes as a whole; a larger one is an error.
+    async fn read_file(&self, path: &str, max_size: u64, r#become: bool) -> Result<Vec<u8>, GuestError> {
+        let mut content = Vec::new();
+        let mut sink = |piece: &[u8]| content.extend_from_slice(piece);
+        let reading = self.stream_from_file(path, max_size, r#become, &mut sink);
+        files::in_time(reading).await?;
+        Ok(content)
+    }
+
+    /// Replaces a file's content as [`stream_to_file`](Self::stream_to_file) does.
     async fn write_file(
         &self,
         path: &str,
         content: &[u8],
         mode: u32,
         r#become: bool,
-    ) -> Result<(), GuestError>;
+    ) -> Result<(), GuestError> {
+        let mut content = stream::iter([Bytes::copy_from_slice(content)]);
+        files::in_time(self.stream_to_file(path, &mut content, mode, r#become)).await
+    }
 
     /// Ends the connection. Commands that still run are no longer heard of; what they do in the guest is not ended.
     async fn close(&self);
 }
+
+/// Takes the pieces of a file that is read.
+pub type FileSink<'a> = dyn FnMut(&[u8]) + Send + 'a;
+
+/// Gives the pieces of a file that is written.
+pub type FileContent<'a> = &'a mut (dyn futures::Stream<Item = Bytes> + Send + Unpin);
 
 /// A command to run in a guest.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,5 +9,7 @@ wasmtime::component::bindgen!({
     with: {
         "farmhand:phase/guest.guest": super::state::LentGuest,
         "farmhand:phase/guest.process": super::capability::Process,
+        "farmhand:phase/guest.file-reader": super::capability::FileReader,
+        "farmhand:phase/guest.file-writer": super::capability::FileWriter,
     },
 });

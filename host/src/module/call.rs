@@ -2,11 +2,11 @@ use std::{sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 use serde_json::Value;
-use wasmtime::component::Resource;
+use wasmtime::{Store, component::Resource};
 
 use super::{
     bindings::{PhaseModulePre, farmhand::phase::types as wit},
-    capability::{ArtifactStore, LogGate},
+    capability::LogGate,
     descriptor::Descriptor,
     engine::Engine,
     error::{Failure, LimitHit, ModuleError},
@@ -43,8 +43,8 @@ pub struct Call {
     pub timeout: Option<Duration>,
     /// Where its lines go.
     pub log: Arc<dyn ModuleLog>,
-    /// Where its artifacts go; without it they are refused.
-    pub artifacts: Option<Arc<dyn ArtifactStore>>,
+    /// The folder that its artifacts go to, made when the first one comes; without it they are refused.
+    pub artifacts: Option<Utf8PathBuf>,
     /// The file that gets a transcript of the call.
     pub record: Option<Utf8PathBuf>,
     /// What keeps the answers to commands that only look, for `farmhand plan --deep`.
@@ -212,10 +212,7 @@ pub(super) async fn describe(
     name: &str,
     module: &PhaseModulePre<State>,
 ) -> Result<Descriptor, ModuleError> {
-    let limits = engine.limits().for_describe();
-    let limit = limits.wall_time;
-    let gate = LogGate::closed(&limits);
-    let mut store = State::new(Grants::default(), limits, gate).into_store(engine.wasmtime());
+    let (mut store, limit) = (without_grants(engine), engine.limits().for_describe().wall_time);
     let _running = engine.ticker().start().map_err(|error| host(name, &error))?;
     let called = tokio::time::timeout(limit, async {
         let instance = module.instantiate_async(&mut store).await?;
@@ -228,6 +225,24 @@ pub(super) async fn describe(
         Ok(Ok(descriptor)) => Descriptor::from_module(descriptor)
             .map_err(|message| ModuleError::Descriptor { module: name.to_owned(), message }),
     }
+}
+
+/// Makes an instance as each call does, and throws it away.
+pub(super) async fn instantiate(
+    engine: &Engine,
+    name: &str,
+    module: &PhaseModulePre<State>,
+) -> Result<(), ModuleError> {
+    let mut store = without_grants(engine);
+    let _running = engine.ticker().start().map_err(|error| host(name, &error))?;
+    let instance = module.instantiate_async(&mut store).await;
+    instance.map(drop).map_err(|error| blame_error(name, &error, store.data()))
+}
+
+fn without_grants(engine: &Engine) -> Store<State> {
+    let limits = engine.limits().for_describe();
+    let gate = LogGate::closed(&limits);
+    State::new(Grants::default(), limits, gate).into_store(engine.wasmtime())
 }
 
 fn host(module: &str, error: &std::io::Error) -> ModuleError {

@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use wasmtime::{
@@ -10,6 +10,7 @@ use super::{
     admit,
     bindings::{PhaseModule, PhaseModulePre},
     cache::Cache,
+    compile,
     error::{LimitHit, ModuleError},
     limits::Limits,
     loaded::Module,
@@ -32,26 +33,40 @@ struct Inner {
     cache: Option<Cache>,
     limits: Limits,
     ticker: Ticker,
+    /// What compiles; a thread when absent.
+    compiler: Option<PathBuf>,
 }
 
 impl Engine {
     /// An engine that keeps compiled modules in `cache` (made, for this user only, when first needed). `limits` are for
-    /// loading and describing modules; each call brings its own.
+    /// loading and describing modules; each call brings its own. It compiles on a thread, whose memory nobody bounds.
     pub fn new(cache: Option<Utf8PathBuf>, limits: Limits) -> Result<Self, ModuleError> {
-        Self::try_new(cache, limits).map_err(|error| ModuleError::Host {
-            module: "(any)".to_owned(),
-            message: format!("wasmtime can't be set up: {error}"),
-        })
+        Self::try_new(cache, limits, None)
+            .map_err(|error| host("(any)", &format!("wasmtime can't be set up: {error}")))
     }
 
-    fn try_new(cache: Option<Utf8PathBuf>, limits: Limits) -> wasmtime::Result<Self> {
+    /// The same, but it compiles in processes of their own: of this program, which is a farmhand.
+    pub fn with_compiler(
+        cache: Option<Utf8PathBuf>,
+        limits: Limits,
+        program: PathBuf,
+    ) -> Result<Self, ModuleError> {
+        Self::try_new(cache, limits, Some(program))
+            .map_err(|error| host("(any)", &format!("wasmtime can't be set up: {error}")))
+    }
+
+    fn try_new(
+        cache: Option<Utf8PathBuf>,
+        limits: Limits,
+        compiler: Option<PathBuf>,
+    ) -> wasmtime::Result<Self> {
         let engine = wasmtime::Engine::new(&config(&limits))?;
         let mut linker = Linker::new(&engine);
         PhaseModule::add_to_linker::<State, HasSelf<State>>(&mut linker, |state| state)?;
         wasi::add_to_linker(&mut linker)?;
         let cache = cache.map(|folder| Cache::new(folder, &engine));
         let ticker = Ticker::new(engine.clone());
-        Ok(Self(Arc::new(Inner { engine, linker, cache, limits, ticker })))
+        Ok(Self(Arc::new(Inner { engine, linker, cache, limits, ticker, compiler })))
     }
 
     /// Loads a module from its file and asks it what it is (once: the answer is kept in the cache).
@@ -90,38 +105,56 @@ impl Engine {
         digest: Digest,
         bytes: Arc<[u8]>,
     ) -> Result<PhaseModulePre<State>, ModuleError> {
+        let limit = self.0.limits.compile_time;
+        let (this, module, unchecked) = (self.clone(), name.to_owned(), bytes.clone());
+        let cached = on_thread(name, limit, move || match this.cached(digest) {
+            Some(component) => this.link(&module, &component).map(Some),
+            None => admit::check_bytes(&module, &unchecked, &this.0.limits).map(|()| None),
+        });
+        if let Some(linked) = cached.await? {
+            return Ok(linked);
+        }
+        let code = match &self.0.compiler {
+            Some(program) => Some(compile::in_child(program, name, &bytes, &self.0.limits).await?),
+            None => None,
+        };
         let (this, module) = (self.clone(), name.to_owned());
-        compiling(name, self.0.limits.compile_time, move || {
-            let component = this.component(&module, digest, &bytes)?;
-            admit::check_imports(&module, &component)?;
-            let unfit = |error: wasmtime::Error| ModuleError::NotAPhaseModule {
+        on_thread(name, limit, move || {
+            let engine = &this.0.engine;
+            let component = match code {
+                // SAFETY: `deserialize` runs what it is given, so it must be what wasmtime made. It was just written by farmhand
+                // itself, to a pipe that nobody else holds.
+                Some(code) => unsafe { Component::deserialize(engine, code) },
+                None => Component::from_binary(engine, &bytes),
+            };
+            let component = component.map_err(|error| ModuleError::Invalid {
                 module: module.clone(),
                 message: super::text::one_line(&format!("{error:#}"), 500),
-            };
-            let instance = this.0.linker.instantiate_pre(&component).map_err(unfit)?;
-            PhaseModulePre::new(instance).map_err(unfit)
+            })?;
+            if let Some(cache) = this.cache() {
+                cache.store_component(digest, &component);
+            }
+            this.link(&module, &component)
         })
         .await
     }
 
-    fn component(&self, module: &str, digest: Digest, bytes: &[u8]) -> Result<Component, ModuleError> {
-        let engine = &self.0.engine;
-        if let Some(component) = self.cache().and_then(|cache| cache.component(digest, engine)) {
-            return Ok(component);
-        }
-        admit::check_bytes(module, bytes, &self.0.limits)?;
-        let component = Component::from_binary(engine, bytes).map_err(|error| ModuleError::Invalid {
+    fn cached(&self, digest: Digest) -> Option<Component> {
+        self.cache().and_then(|cache| cache.component(digest, &self.0.engine))
+    }
+
+    fn link(&self, module: &str, component: &Component) -> Result<PhaseModulePre<State>, ModuleError> {
+        admit::check_imports(module, component)?;
+        let unfit = |error: wasmtime::Error| ModuleError::NotAPhaseModule {
             module: module.to_owned(),
             message: super::text::one_line(&format!("{error:#}"), 500),
-        })?;
-        if let Some(cache) = self.cache() {
-            cache.store_component(digest, &component);
-        }
-        Ok(component)
+        };
+        PhaseModulePre::new(self.0.linker.instantiate_pre(component).map_err(unfit)?).map_err(unfit)
     }
 }
 
-fn config(limits: &Limits) -> Config {
+/// What code is made for: the same in every process.
+pub(super) fn config(limits: &Limits) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -156,21 +189,20 @@ fn read(path: Utf8PathBuf, limit: usize) -> Result<Vec<u8>, ModuleError> {
     Ok(bytes)
 }
 
-/// Compiles on a thread of its own. When it takes longer than it may, it is no longer waited for: the thread goes on until
-/// it is through, or until the program ends, which does not wait for it either.
-async fn compiling<T: Send + 'static>(
+/// Works on a module on a thread of its own. When it takes longer than it may, it is no longer waited for: the thread goes on
+/// until it is through, or until the program ends, which does not wait for it either.
+async fn on_thread<T: Send + 'static>(
     module: &str,
     limit: Duration,
     work: impl FnOnce() -> Result<T, ModuleError> + Send + 'static,
 ) -> Result<T, ModuleError> {
-    let host = |message: String| ModuleError::Host { module: module.to_owned(), message };
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let work = move || drop(sender.send(work()));
     let thread = std::thread::Builder::new().name("module-compile".to_owned()).spawn(work);
-    thread.map_err(|error| host(format!("can't start a thread: {error}")))?;
+    thread.map_err(|error| host(module, &format!("can't start a thread: {error}")))?;
     match tokio::time::timeout(limit, receiver).await {
         Ok(Ok(compiled)) => compiled,
-        Ok(Err(_)) => Err(host("the compiler crashed".to_owned())),
+        Ok(Err(_)) => Err(host(module, "the compiler crashed")),
         Err(_) => Err(ModuleError::Limit { module: module.to_owned(), limit: LimitHit::CompileTime(limit) }),
     }
 }
@@ -180,9 +212,9 @@ async fn blocking<T: Send + 'static>(
     module: &str,
     work: impl FnOnce() -> Result<T, ModuleError> + Send + 'static,
 ) -> Result<T, ModuleError> {
-    let host = |error: tokio::task::JoinError| ModuleError::Host {
-        module: module.to_owned(),
-        message: error.to_string(),
-    };
-    tokio::task::spawn_blocking(work).await.map_err(host)?
+    tokio::task::spawn_blocking(work).await.map_err(|error| host(module, &error.to_string()))?
+}
+
+fn host(module: &str, message: &str) -> ModuleError {
+    ModuleError::Host { module: module.to_owned(), message: message.to_owned() }
 }

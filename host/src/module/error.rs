@@ -208,6 +208,9 @@ pub enum LimitHit {
     /// Compiling it took too long.
     #[error("compiling it took longer than {} s (limit: compile time)", .0.as_secs_f64())]
     CompileTime(Duration),
+    /// Compiling it took too much memory.
+    #[error("compiling it takes more than {} MiB (limit: compile memory)", .0 >> 20)]
+    CompileMemory(usize),
     /// It wanted larger tables.
     #[error("it needs more than {0} table elements (limit: table elements)")]
     TableElements(usize),

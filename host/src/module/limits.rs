@@ -33,8 +33,12 @@ pub struct Limits {
     pub log_burst: u32,
     /// See `log_burst`.
     pub log_rate: u32,
-    /// A file that is read from or written to the guest, in bytes.
+    /// A file that is read from or written to the guest as a whole, in bytes.
     pub file_size: usize,
+    /// Files that a module may read or write piece by piece at once.
+    pub open_files: usize,
+    /// A file that is read or written piece by piece, in bytes.
+    pub streamed_file_size: usize,
     /// Commands that a module may have open in a guest at once.
     pub commands: usize,
     /// Artifacts that one call may keep.
@@ -43,6 +47,8 @@ pub struct Limits {
     pub artifact_data: usize,
     /// Time in which a module must be compiled.
     pub compile_time: Duration,
+    /// Memory that compiling a module may take, in bytes. Several of its functions are compiled at once.
+    pub compile_memory: usize,
     /// A module's file, in bytes. A Python component has about 18 MB.
     pub module_size: usize,
     /// One function's code, in bytes: compiling takes time and memory out of proportion to it (7 s and 730 MB for 3 MB).
@@ -65,10 +71,13 @@ impl Default for Limits {
             log_burst: 1000,
             log_rate: 200,
             file_size: 16 << 20,
+            open_files: 4,
+            streamed_file_size: 1 << 30,
             commands: 8,
             artifacts: 100,
             artifact_data: 64 << 20,
             compile_time: Duration::from_secs(60),
+            compile_memory: 2 << 30,
             module_size: 32 << 20,
             function_size: 1 << 20,
         }
@@ -88,6 +97,7 @@ impl Limits {
         let seconds = |time: Option<NonZeroU32>| time.map(|time| Duration::from_secs(time.get().into()));
         set(&mut self.cpu_time, seconds(written.cpu_time));
         set(&mut self.compile_time, seconds(written.compile_time));
+        set(&mut self.compile_memory, size(written.compile_memory));
         set(&mut self.memory, size(written.memory));
         set(&mut self.table_elements, written.table_elements);
         set(&mut self.instances, written.instances);
@@ -99,6 +109,8 @@ impl Limits {
         set(&mut self.log_burst, written.log_burst);
         set(&mut self.log_rate, written.log_rate);
         set(&mut self.file_size, size(written.file_size));
+        set(&mut self.open_files, written.open_files);
+        set(&mut self.streamed_file_size, size(written.streamed_file_size));
         set(&mut self.commands, written.commands);
         set(&mut self.artifacts, written.artifacts);
         set(&mut self.artifact_data, size(written.artifact_data));

@@ -97,9 +97,18 @@ impl Module {
     }
 
     async fn lend(&self, lending: Lending) -> Result<Outcome, ModuleError> {
+        call::run(&self.engine, &self.descriptor.name, self.prepared().await?, lending).await
+    }
+
+    /// Its compiled code, linked.
+    async fn prepared(&self) -> Result<&PhaseModulePre<State>, ModuleError> {
         let prepare = || self.engine.prepare(&self.descriptor.name, self.digest, self.bytes.clone());
-        let module = self.prepared.get_or_try_init(prepare).await?;
-        call::run(&self.engine, &self.descriptor.name, module, lending).await
+        self.prepared.get_or_try_init(prepare).await
+    }
+
+    /// Makes an instance as each call does, and throws it away: what a call costs before the module does anything.
+    pub async fn instantiate(&self) -> Result<(), ModuleError> {
+        call::instantiate(&self.engine, &self.descriptor.name, self.prepared().await?).await
     }
 
     /// How large its file is, in bytes.
@@ -109,8 +118,7 @@ impl Module {
 
     /// The interfaces that it imports, by name.
     pub async fn imports(&self) -> Result<Vec<String>, ModuleError> {
-        let prepare = || self.engine.prepare(&self.descriptor.name, self.digest, self.bytes.clone());
-        Ok(admit::imports(self.prepared.get_or_try_init(prepare).await?.instance_pre().component()))
+        Ok(admit::imports(self.prepared().await?.instance_pre().component()))
     }
 }
 

@@ -15,6 +15,7 @@ mod cache;
 mod call;
 mod capability;
 mod check;
+mod compile;
 mod descriptor;
 mod engine;
 mod error;
@@ -37,8 +38,8 @@ mod wasi;
 
 pub use build::{BuildError, build, test};
 pub use call::{Call, Context, Level, ModuleLog, Outcome, Rehearsal};
-pub use capability::{ArtifactStore, FolderArtifacts};
 pub use check::{Check, CheckedAnswer, CheckedCall};
+pub use compile::compile_as_child;
 pub use descriptor::{CapabilityRequest, Descriptor};
 pub use engine::Engine;
 pub use error::{Blame, Failure, LimitHit, ModuleError};

@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use super::{
-    probes::Probes,
-    transcript::{Answer, GuestCall, Recording},
+    probes::{self, Probes},
+    transcript::{self, Answer, GuestCall, Recording},
 };
 use crate::base::Digest;
 
@@ -46,6 +46,13 @@ pub(super) struct Probe {
 }
 
 impl Noted {
+    /// How many bytes of an answer are made use of; a larger one is only known to be larger.
+    pub(super) fn uses(&self) -> usize {
+        let recorded = if self.recorded.is_some() { transcript::MAX_DATA } else { 0 };
+        let probe = if self.probe.is_some() { probes::MAX_ANSWER } else { 0 };
+        recorded.max(probe)
+    }
+
     /// Takes down the answer.
     pub(super) fn answer(self, answer: &Answer) {
         if let Some((recording, number)) = self.recorded {

@@ -26,7 +26,7 @@ const VERSION: u32 = 1;
 const MAX_ANSWERS: usize = 2000;
 const MAX_DATA: usize = 8 << 20;
 /// A larger answer is not kept.
-const MAX_ANSWER: usize = 512 << 10;
+pub(super) const MAX_ANSWER: usize = 512 << 10;
 /// The facts of so many states are kept.
 const MAX_FACTS: usize = 50;
 /// A larger file is not one of farmhand's.

@@ -3,10 +3,11 @@ use std::{
     time::Duration,
 };
 
+use camino::Utf8PathBuf;
 use wasmtime::{Store, UpdateDeadline, component::ResourceTable};
 
 use super::{
-    capability::{ArtifactBudget, ArtifactStore, LogGate, OutputBudget},
+    capability::{ArtifactBudget, LogGate, OutputBudget},
     error::{LimitHit, ModuleError},
     limits::{Limiter, Limits},
     notes::Notes,
@@ -45,11 +46,14 @@ pub(super) struct State {
     pub(super) log: LogGate,
     pub(super) output: OutputBudget,
     pub(super) secrets: Secrets,
-    pub(super) artifacts: Option<Arc<dyn ArtifactStore>>,
+    /// The folder that artifacts are kept in.
+    pub(super) artifacts: Option<Utf8PathBuf>,
     /// The artifacts that were kept.
     pub(super) kept: ArtifactBudget,
     /// How many commands are open.
     pub(super) commands: Arc<AtomicUsize>,
+    /// How many files are.
+    pub(super) files: Arc<AtomicUsize>,
     pub(super) wasi: Wasi,
     limiter: Limiter,
     /// Epochs in which the module computed.
@@ -69,6 +73,7 @@ impl State {
             artifacts: None,
             kept: ArtifactBudget::default(),
             commands: Arc::default(),
+            files: Arc::default(),
             wasi: Wasi::new(&log),
             limiter: Limiter::new(&limits),
             limits,

@@ -1,9 +1,14 @@
 //! What a module asked of the guest in one call of `run`, and what it was answered: recorded, and played back.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-};
+mod recording;
+mod replay;
+mod streamed;
+mod words;
+
+pub use recording::Recording;
+pub use replay::Replay;
+pub(super) use streamed::StreamedContent;
+pub use words::in_words;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -22,7 +27,7 @@ use crate::{
 
 /// A transcript keeps at most so many bytes of output and files; what comes after that is left out, and the transcript says
 /// so and can't be replayed.
-const MAX_DATA: usize = 16 << 20;
+pub(super) const MAX_DATA: usize = 16 << 20;
 
 /// The version of the format.
 pub(super) const VERSION: u32 = 1;
@@ -224,6 +229,13 @@ pub enum Content {
         /// The name.
         secret: String,
     },
+    /// What was written to a file piece by piece and is too large to be kept.
+    Large {
+        /// How many bytes it has.
+        size: u64,
+        /// The digest of all parts, in which `<secret NAME>` stands where a secret does.
+        digest: Digest,
+    },
     /// Bytes.
     Bytes(Bytes),
 }
@@ -314,163 +326,6 @@ impl Answer {
 pub trait Answers: Send + Sync {
     /// The answer to a call.
     fn answer(&self, call: &GuestCall) -> Answer;
-}
-
-/// Records the calls of a module.
-#[derive(Default)]
-pub struct Recording(Mutex<Recorded>);
-
-#[derive(Default)]
-struct Recorded {
-    calls: Vec<RecordedCall>,
-    data: usize,
-    truncated: bool,
-}
-
-impl Recording {
-    fn recorded(&self) -> std::sync::MutexGuard<'_, Recorded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes a call. Its answer is noted when it comes, by the number that is given here.
-    pub(super) fn call(&self, call: GuestCall) -> usize {
-        let mut recorded = self.recorded();
-        recorded.calls.push(RecordedCall { call, answer: None });
-        recorded.calls.len() - 1
-    }
-
-    pub(super) fn answer(&self, number: usize, answer: &Answer) {
-        let mut recorded = self.recorded();
-        recorded.data += answer.size();
-        if recorded.data > MAX_DATA {
-            recorded.truncated = true;
-            return;
-        }
-        if let Some(call) = recorded.calls.get_mut(number) {
-            call.answer = Some(answer.clone());
-        }
-    }
-
-    /// The calls so far, and whether answers were left out.
-    pub(super) fn take(&self) -> (Vec<RecordedCall>, bool) {
-        let mut recorded = self.recorded();
-        (std::mem::take(&mut recorded.calls), recorded.truncated)
-    }
-}
-
-/// Plays a transcript back: each call gets the answer that was recorded, as long as calls are those that were recorded.
-pub struct Replay {
-    left: Mutex<VecDeque<RecordedCall>>,
-    difference: Mutex<Option<String>>,
-    count: usize,
-}
-
-impl Replay {
-    /// Plays these calls back.
-    pub fn new(calls: Vec<RecordedCall>) -> Arc<Self> {
-        let count = calls.len();
-        Arc::new(Self { left: Mutex::new(calls.into()), difference: Mutex::default(), count })
-    }
-
-    /// The first difference between what was recorded and what was called, also when calls are left.
-    pub fn difference(&self) -> Option<String> {
-        let found = self.difference.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        found.or_else(|| {
-            let next = left.front()?;
-            let number = self.count - left.len() + 1;
-            Some(format!("call {number} was not made:\n  recorded: {}", in_words(&next.call)))
-        })
-    }
-}
-
-impl Answers for Replay {
-    fn answer(&self, call: &GuestCall) -> Answer {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = self.count - left.len() + 1;
-        let mut difference = self.difference.lock().unwrap_or_else(PoisonError::into_inner);
-        if difference.is_none() {
-            match left.pop_front() {
-                Some(recorded) if recorded.call == *call => {
-                    let unanswered =
-                        || Answer::Failed(CallError::Disconnected("nothing was recorded".to_owned()));
-                    return recorded.answer.unwrap_or_else(unanswered);
-                }
-                recorded => {
-                    let expected =
-                        recorded.map_or_else(|| "nothing more".to_owned(), |it| in_words(&it.call));
-                    *difference = Some(format!(
-                        "call {number} differs:\n  recorded: {expected}\n  now:      {}",
-                        in_words(call)
-                    ));
-                }
-            }
-        }
-        Answer::Failed(CallError::Other(format!("call {number} is not the one that was recorded")))
-    }
-}
-
-/// A call for people, in one line.
-pub fn in_words(call: &GuestCall) -> String {
-    let root = |r#become: &bool| if *r#become { " as root" } else { "" };
-    match call {
-        GuestCall::Exec(command) => command.in_words(),
-        GuestCall::ReadFile { path, r#become } => format!("read {path}{}", root(r#become)),
-        GuestCall::WriteFile { path, content, mode, r#become } => {
-            format!("write {path} with mode {mode:04o}{}: {}", root(r#become), contents_in_words(content))
-        }
-        GuestCall::SaveArtifact { name, .. } => format!("keep artifact {name}"),
-        GuestCall::SaveFile { name, path, r#become } => {
-            format!("keep {path} as artifact {name}{}", root(r#become))
-        }
-    }
-}
-
-/// Longer texts are not shown, but for their length and digest.
-const MAX_SHOWN: usize = 200;
-
-fn contents_in_words(content: &[Content]) -> String {
-    let part = |content: &Content| match content {
-        Content::Secret { secret } => format!("<secret {secret}>"),
-        Content::Bytes(bytes) => match std::str::from_utf8(&bytes.0) {
-            Ok(text) if text.len() <= MAX_SHOWN => quoted(text),
-            _ => format!("({} bytes, {})", bytes.0.len(), Digest::of(&bytes.0).short()),
-        },
-    };
-    content.iter().map(part).collect::<Vec<_>>().join(" + ")
-}
-
-impl CommandCall {
-    /// As one would type it. Environment and folder stand before it, input after it.
-    fn in_words(&self) -> String {
-        let mut words = Vec::new();
-        if let Some(folder) = &self.cwd {
-            words.push(format!("cd {} &&", quoted(folder)));
-        }
-        for (name, value) in &self.env {
-            words.push(match value {
-                Content::Secret { secret } => format!("{name}=<secret {secret}>"),
-                Content::Bytes(bytes) => format!("{name}={}", quoted(&String::from_utf8_lossy(&bytes.0))),
-            });
-        }
-        words.extend(self.argv.iter().map(|argument| quoted(argument)));
-        if !self.stdin.is_empty() {
-            words.push(format!("< {}", contents_in_words(&self.stdin)));
-        }
-        if self.r#become {
-            words.push("[root]".to_owned());
-        }
-        super::text::plain(&words.join(" "))
-    }
-}
-
-/// A word as one would type it in a shell; line ends are shown as `\n`.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,@%~".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''").replace('\n', "\\n"))
 }
 
 impl From<&wit::Content> for Content {

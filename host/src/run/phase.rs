@@ -11,7 +11,7 @@ use crate::{
     base::Phase,
     farm::Machine,
     guest::{Facts, Guest, Stream},
-    module::{self, ArtifactStore, Call, Context, FolderArtifacts, ModuleLog, Probes, ResolvedStep},
+    module::{self, Call, Context, ModuleLog, Probes, ResolvedStep},
 };
 
 /// How many lines of output a failure shows.
@@ -87,7 +87,7 @@ fn call(
 ) -> Call {
     // What is kept of a step has this name, beside those of the others.
     let file = format!("{phase}-{index}-{}", step.module.identity().name);
-    let artifacts = site.artifacts(&machine.name).map(|folder| FolderArtifacts::new(folder.join(&file)));
+    let artifacts = site.artifacts(&machine.name).map(|folder| folder.join(&file));
     Call {
         context: context(machine, phase, step),
         guest: place.guest.clone(),
@@ -100,7 +100,7 @@ fn call(
         }),
         secrets: step.secrets.clone(),
         limits: step.limits.clone(),
-        artifacts: artifacts.map(|store| Arc::new(store) as Arc<dyn ArtifactStore>),
+        artifacts,
         record: site.record.as_ref().map(|folder| folder.join(&machine.name).join(format!("{file}.json"))),
         probes: Some(place.probes.clone()),
         timeout: Some(step.step.timeout.unwrap_or(site.timeouts.step)),

@@ -3,6 +3,7 @@
 
 mod recording;
 mod script;
+mod streamed;
 
 pub use recording::Recording;
 pub use script::{Answer, Script};

@@ -3,10 +3,13 @@ use std::{cell::RefCell, collections::VecDeque, path::Path};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::script::Events;
+use super::{
+    script::Events,
+    streamed::{InPieces, Parts},
+};
 use crate::{
     Backend, Command, CommandOutput, Content, Context, Exit, Facts, Failure, Guest, GuestError, Outcome,
-    Phase, PhaseModule, Running, export,
+    Phase, PhaseModule, Pieces, Running, Writing, export,
 };
 
 /// What a module asked of a real guest, and what it was answered: `farmhand up --record DIR` writes such files. Played back,
@@ -203,6 +206,38 @@ impl Recording {
         Err(GuestError::Other(format!("call {number} is not the one that was recorded")))
     }
 
+    fn write(&self, path: &str, content: Value, mode: u32, r#become: bool) -> Result<(), GuestError> {
+        let fields =
+            [("path", path.into()), ("content", content), ("mode", mode.into()), ("become", r#become.into())];
+        self.done(&written("write-file", fields))
+    }
+
+    /// A file that was written piece by piece.
+    fn write_streamed(
+        &self,
+        path: &str,
+        parts: &[Content],
+        mode: u32,
+        r#become: bool,
+    ) -> Result<(), GuestError> {
+        // A large content was recorded by its digest, which follows from the answers before it, and its size. What is put for
+        // a secret has a size that nobody here knows.
+        let calls = self.calls.borrow();
+        let recorded = calls.front().and_then(|next| next.call.get("write-file")?.get("content").cloned());
+        drop(calls);
+        let bytes = |part: &Content| match part {
+            Content::Bytes(bytes) => Some(bytes.len() as u64),
+            Content::Secret(_) => None,
+        };
+        let size = parts.iter().map(bytes).sum::<Option<u64>>();
+        let is_large = |recorded: &Value| {
+            let large = recorded.get(0).and_then(|part| part.get("size")?.as_u64());
+            large.is_some_and(|large| size.is_none_or(|size| size == large))
+        };
+        let content = recorded.filter(is_large).unwrap_or_else(|| contents(parts));
+        self.write(path, content, mode, r#become)
+    }
+
     fn done(&self, now: &Value) -> Result<(), GuestError> {
         match self.answer(now)? {
             Answer::Done => Ok(()),
@@ -296,13 +331,21 @@ impl Backend for Recording {
         mode: u32,
         r#become: bool,
     ) -> Result<(), GuestError> {
-        let fields = [
-            ("path", path.into()),
-            ("content", contents(content)),
-            ("mode", mode.into()),
-            ("become", r#become.into()),
-        ];
-        self.done(&written("write-file", fields))
+        self.write(path, contents(content), mode, r#become)
+    }
+
+    fn open_file(&self, path: &str, r#become: bool) -> Result<Box<dyn Pieces + '_>, GuestError> {
+        Ok(Box::new(InPieces::of(self.read_file(path, u32::MAX, r#become)?)))
+    }
+
+    fn create_file(
+        &self,
+        path: &str,
+        mode: u32,
+        r#become: bool,
+    ) -> Result<Box<dyn Writing + '_>, GuestError> {
+        let path = path.to_owned();
+        Ok(Box::new(Parts::new(move |parts| self.write_streamed(&path, parts, mode, r#become))))
     }
 
     fn save_artifact(&self, name: &str, _content: &[u8]) -> Result<(), GuestError> {

@@ -3,9 +3,10 @@ use std::{
     collections::VecDeque,
 };
 
+use super::streamed::{InPieces, Parts};
 use crate::{
     Backend, Command, CommandOutput, Content, Context, Event, Exit, Facts, Failure, Guest, GuestError,
-    Outcome, PhaseModule, Running, export,
+    Outcome, PhaseModule, Pieces, Running, Writing, export,
 };
 
 /// A guest that expects commands in order and answers what it was told. Files are kept in memory; a secret in one is written
@@ -215,6 +216,21 @@ impl Backend for Script {
         };
         self.add_file(path, content.iter().flat_map(bytes).collect::<Vec<u8>>());
         Ok(())
+    }
+
+    fn open_file(&self, path: &str, _become: bool) -> Result<Box<dyn Pieces + '_>, GuestError> {
+        let content = self.file(path).ok_or_else(|| GuestError::NotFound(path.to_owned()))?;
+        Ok(Box::new(InPieces::of(content)))
+    }
+
+    fn create_file(
+        &self,
+        path: &str,
+        mode: u32,
+        r#become: bool,
+    ) -> Result<Box<dyn Writing + '_>, GuestError> {
+        let path = path.to_owned();
+        Ok(Box::new(Parts::new(move |parts| self.write_file(&path, parts, mode, r#become))))
     }
 
     fn save_artifact(&self, name: &str, content: &[u8]) -> Result<(), GuestError> {

@@ -10,12 +10,11 @@ mod test;
 use std::process::ExitCode;
 
 use clap::Subcommand;
-use miette::IntoDiagnostic;
 
 use super::FarmArgs;
 use crate::{
     farm::Farm,
-    module::{self, Engine, Library, Limits},
+    module::{self, Library, Limits},
 };
 
 /// Work on phase modules.
@@ -47,6 +46,6 @@ impl Module {
 /// The modules in the folders where farmhand looks for them, within the limits that a farm sets.
 fn library(farm: Option<&Farm>) -> miette::Result<Library> {
     let limits = farm.map(|farm| Limits::default().with(&farm.config.limits)).unwrap_or_default();
-    let engine = Engine::new(Some(super::workbench::dirs()?.modules()), limits).into_diagnostic()?;
+    let engine = super::inspect::engine(&super::workbench::dirs()?, limits)?;
     Ok(Library::new(engine, module::default_folders()))
 }

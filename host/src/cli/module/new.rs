@@ -33,6 +33,7 @@ const SDK: &[(&str, &str)] = &files! {
     "farmhand-sdk/src/context.rs": "sdk/src/context.rs",
     "farmhand-sdk/src/descriptor.rs": "sdk/src/descriptor.rs",
     "farmhand-sdk/src/export.rs": "sdk/src/export.rs",
+    "farmhand-sdk/src/file.rs": "sdk/src/file.rs",
     "farmhand-sdk/src/guest.rs": "sdk/src/guest.rs",
     "farmhand-sdk/src/lib.rs": "sdk/src/lib.rs",
     "farmhand-sdk/src/log.rs": "sdk/src/log.rs",
@@ -41,6 +42,7 @@ const SDK: &[(&str, &str)] = &files! {
     "farmhand-sdk/src/testing/mod.rs": "sdk/src/testing/mod.rs",
     "farmhand-sdk/src/testing/recording.rs": "sdk/src/testing/recording.rs",
     "farmhand-sdk/src/testing/script.rs": "sdk/src/testing/script.rs",
+    "farmhand-sdk/src/testing/streamed.rs": "sdk/src/testing/streamed.rs",
     "farmhand-sdk/wit/phase.wit": "wit/phase.wit",
 };
 

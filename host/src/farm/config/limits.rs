@@ -16,6 +16,8 @@ pub struct LimitsConfig {
     pub cpu_time: Option<NonZeroU32>,
     /// Seconds in which a module must be compiled. Only for all modules.
     pub compile_time: Option<NonZeroU32>,
+    /// Memory that compiling a module may take. Only for all modules.
+    pub compile_memory: Option<Size>,
     /// All linear memories together.
     pub memory: Option<Size>,
     /// Elements of all tables together.
@@ -36,8 +38,12 @@ pub struct LimitsConfig {
     pub log_burst: Option<u32>,
     /// How many more lines it may log each second after that.
     pub log_rate: Option<u32>,
-    /// A file that is read from or written to the guest.
+    /// A file that is read from or written to the guest as a whole.
     pub file_size: Option<Size>,
+    /// Files that may be read or written piece by piece at once.
+    pub open_files: Option<usize>,
+    /// A file that is read or written piece by piece.
+    pub streamed_file_size: Option<Size>,
     /// Commands that may be open in a guest at once.
     pub commands: Option<usize>,
     /// Artifacts that one step may keep.

@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::stream;
 use russh::{
     Channel, Disconnect,
     client::{Handle, Msg},
@@ -21,7 +22,10 @@ use super::{
 };
 use crate::{
     base::Login,
-    guest::{Command, Exit, Guest, GuestError, OutputSink, files},
+    guest::{
+        Command, Exit, FileContent, FileSink, Guest, GuestError, OutputSink,
+        files::{self, Feed},
+    },
 };
 
 /// So many commands run at once; more wait. OpenSSH's server allows 10 channels (`MaxSessions`); the rest are for ending
@@ -132,27 +136,23 @@ impl fmt::Debug for SshGuest {
 #[async_trait]
 impl Guest for SshGuest {
     async fn exec(&self, command: &Command, output: &mut dyn OutputSink) -> Result<Exit, GuestError> {
-        let invocation = Invocation::new(command, &self.link.login)?;
-        let leave = self.link.commands.clone().acquire_owned().await.map_err(|_| self.link.lost())?;
-        let mut running = Running::start(&self.link, invocation, command.r#become, leave).await?;
-        let Some(limit) = command.timeout else { return running.run(&command.stdin, output).await };
-        match timeout(limit, running.run(&command.stdin, output)).await {
-            Ok(result) => result,
-            Err(_) => {
-                running.end().await;
-                Err(GuestError::TimedOut(limit))
-            }
-        }
+        self.feed(command, &mut stream::empty(), output).await
     }
 
-    async fn read_file(&self, path: &str, max_size: u64, r#become: bool) -> Result<Vec<u8>, GuestError> {
-        files::read(self, path, max_size, r#become).await
-    }
-
-    async fn write_file(
+    async fn stream_from_file(
         &self,
         path: &str,
-        content: &[u8],
+        max_size: u64,
+        r#become: bool,
+        sink: &mut FileSink<'_>,
+    ) -> Result<(), GuestError> {
+        files::read(self, path, max_size, r#become, sink).await
+    }
+
+    async fn stream_to_file(
+        &self,
+        path: &str,
+        content: FileContent<'_>,
         mode: u32,
         r#become: bool,
     ) -> Result<(), GuestError> {
@@ -168,5 +168,28 @@ impl Guest for SshGuest {
         let _ = timeout(ENDING, self.link.being_ended.wait()).await;
         let goodbye = self.link.handle.disconnect(Disconnect::ByApplication, "", "");
         let _ = timeout(GOODBYE, goodbye).await;
+    }
+}
+
+#[async_trait]
+impl Feed for SshGuest {
+    async fn feed(
+        &self,
+        command: &Command,
+        input: FileContent<'_>,
+        output: &mut dyn OutputSink,
+    ) -> Result<Exit, GuestError> {
+        let invocation = Invocation::new(command, &self.link.login)?;
+        let leave = self.link.commands.clone().acquire_owned().await.map_err(|_| self.link.lost())?;
+        let mut running = Running::start(&self.link, invocation, command.r#become, leave).await?;
+        let running_on = running.run(&command.stdin, input, output);
+        let Some(limit) = command.timeout else { return running_on.await };
+        match timeout(limit, running_on).await {
+            Ok(result) => result,
+            Err(_) => {
+                running.end().await;
+                Err(GuestError::TimedOut(limit))
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::{StreamExt as _, stream};
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, client::Msg};
 use tokio::{
     sync::{OwnedSemaphorePermit, oneshot},
@@ -12,7 +13,7 @@ use tokio::{
 use super::{guest::Link, preface::Preface, script::Invocation};
 use crate::{
     base::Secret,
-    guest::{Command, Exit, GuestError, OutputSink, Stream},
+    guest::{Command, Exit, FileContent, GuestError, OutputSink, Stream},
 };
 
 /// How long `su` or `sudo` may take to let the user become another one. PAM delays a refusal by some seconds.
@@ -108,17 +109,18 @@ impl Running {
         waiting.await.unwrap_or_else(|_| Err(GuestError::Disconnected("the runtime is shutting down".into())))
     }
 
-    /// Runs the command to its end.
+    /// Runs the command to its end. It reads `stdin`, and then what comes from `input`.
     pub(super) async fn run(
         &mut self,
         stdin: &[u8],
+        input: FileContent<'_>,
         output: &mut dyn OutputSink,
     ) -> Result<Exit, GuestError> {
         // Nothing is left of a command that has ended.
         let Some(inner) = &mut self.0 else {
             return Err(GuestError::Disconnected("the command has ended".into()));
         };
-        let result = inner.run(stdin, output).await;
+        let result = inner.run(stdin, input, output).await;
         if inner.closed {
             self.0 = None;
         }
@@ -144,13 +146,18 @@ impl Drop for Running {
 }
 
 impl Inner {
-    async fn run(&mut self, stdin: &[u8], output: &mut dyn OutputSink) -> Result<Exit, GuestError> {
+    async fn run(
+        &mut self,
+        stdin: &[u8],
+        input: FileContent<'_>,
+        output: &mut dyn OutputSink,
+    ) -> Result<Exit, GuestError> {
         if self.invocation.r#become.is_some() {
             self.r#become().await?;
         }
         // Both directions at once: a command may fill its output before it reads its input.
         let Self { link, read, write, invocation, preface, exit, written, closed, .. } = self;
-        let mut writing = std::pin::pin!(write_all(write, invocation.line(), stdin));
+        let mut writing = std::pin::pin!(write_all(write, invocation.line(), stdin, input));
         loop {
             let event = tokio::select! {
                 // What fails here shows in what comes from the guest.
@@ -286,13 +293,24 @@ impl Inner {
         let invocation = Invocation::new(&command, self.link.login())?;
         let leave = self.link.ending().await;
         let mut killer = Running::open(&self.link, invocation, self.r#become, leave, false).await?;
-        killer.run(&[], &mut Nowhere).await.map(drop)
+        killer.run(&[], &mut stream::empty(), &mut Nowhere).await.map(drop)
     }
 }
 
-async fn write_all(write: &ChannelWriteHalf<Msg>, line: &str, stdin: &[u8]) -> Result<(), russh::Error> {
+/// Each piece is sent when the guest has room for it.
+async fn write_all(
+    write: &ChannelWriteHalf<Msg>,
+    line: &str,
+    stdin: &[u8],
+    input: FileContent<'_>,
+) -> Result<(), russh::Error> {
     for piece in [line.as_bytes()].into_iter().chain(stdin.chunks(PIECE)) {
         write.data_bytes(Bytes::copy_from_slice(piece)).await?;
+    }
+    while let Some(piece) = input.next().await {
+        if !piece.is_empty() {
+            write.data_bytes(piece).await?;
+        }
     }
     write.eof().await
 }

@@ -1,14 +1,21 @@
-use std::{collections::BTreeMap, io::Write as _, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use camino::Utf8PathBuf;
+use tempfile::{NamedTempFile, TempPath};
+use tokio::io::AsyncWriteExt as _;
 
-use super::{Told, answered, done, files, require, told};
+use super::{
+    Told, answered, done, files,
+    reader::{Limit, Pieces},
+    require,
+};
 use crate::{
     base::Digest,
     guest::Guest,
     module::{
         bindings::farmhand::phase::guest as wit,
         grants::Capability,
+        notes::Noted,
         state::{Lent, State},
         transcript::{Answer, CallError, GuestCall},
     },
@@ -16,36 +23,54 @@ use crate::{
 
 const MAX_NAME: usize = 128;
 
-/// Where artifacts are kept.
-pub trait ArtifactStore: Send + Sync {
-    /// Keeps bytes under a name that can be a file's. May block for as long as a disk takes.
-    fn save(&self, name: &str, content: &[u8]) -> std::io::Result<()>;
+/// An artifact that is not kept yet: a file beside the others. Dropped, it is removed.
+struct Artifact {
+    file: tokio::fs::File,
+    path: TempPath,
 }
 
-/// Keeps artifacts in a folder, which is made when the first one comes.
-#[derive(Debug, Clone)]
-pub struct FolderArtifacts(Utf8PathBuf);
+impl Artifact {
+    async fn begin(folder: Utf8PathBuf) -> io::Result<Self> {
+        let begin = move || {
+            std::fs::create_dir_all(&folder)?;
+            NamedTempFile::new_in(&folder) // Mode 0600.
+        };
+        let (file, path) = off_thread(begin).await?.into_parts();
+        Ok(Self { file: tokio::fs::File::from_std(file), path })
+    }
 
-impl FolderArtifacts {
-    /// Keeps them in this folder.
-    pub fn new(folder: Utf8PathBuf) -> Self {
-        Self(folder)
+    /// Gives it its name.
+    async fn keep(mut self, path: Utf8PathBuf) -> io::Result<()> {
+        self.file.flush().await?;
+        off_thread(move || Ok(self.path.persist(path)?)).await
     }
 }
 
-impl ArtifactStore for FolderArtifacts {
-    fn save(&self, name: &str, content: &[u8]) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.0)?;
-        let mut file = tempfile::NamedTempFile::new_in(&self.0)?; // Mode 0600.
-        file.write_all(content)?;
-        file.persist(self.0.join(name))?;
-        Ok(())
-    }
+/// Keeps the async threads from waiting for a disk.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// How many artifacts a call has kept, and of which sizes.
 #[derive(Default)]
 pub(in crate::module) struct ArtifactBudget(BTreeMap<String, usize>);
+
+/// Where an artifact's bytes come from.
+enum Source {
+    Module(Vec<u8>),
+    Guest(Pieces),
+}
+
+impl Source {
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, CallError> {
+        match self {
+            Self::Module(bytes) => Ok(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
+            Self::Guest(pieces) => pieces.next().await,
+        }
+    }
+}
 
 /// Keeps bytes for a module. Needs `artifacts`.
 pub(super) async fn save(state: &mut State, lent: &Lent, name: String, content: Vec<u8>) -> Told<()> {
@@ -55,7 +80,7 @@ pub(super) async fn save(state: &mut State, lent: &Lent, name: String, content: 
         Lent::Answered(answers) => answers.answer(&call),
         Lent::Live { notes, .. } => {
             let noted = notes.call(|| call);
-            let answer = keep(state, name, content).await;
+            let answer = answer(keep(state, name, Source::Module(content)).await);
             noted.answer(&answer);
             answer
         }
@@ -63,7 +88,7 @@ pub(super) async fn save(state: &mut State, lent: &Lent, name: String, content: 
     done(answer)
 }
 
-/// Keeps a file of the guest's. Needs `artifacts`, and what reading it needs.
+/// Keeps a file of the guest's, which is never in memory as a whole. Needs `artifacts`, and what reading it needs.
 pub(super) async fn save_file(
     state: &mut State,
     lent: &Lent,
@@ -73,41 +98,47 @@ pub(super) async fn save_file(
 ) -> Told<()> {
     check_name(state, &name)?;
     files::check_path(state, &path, r#become)?;
-    let max_size = state.limits.file_size as u64;
     let call = || GuestCall::SaveFile { name: name.clone(), path: path.clone(), r#become };
-    let by_guest = async |guest: Arc<dyn Guest>| match guest.read_file(&path, max_size, r#become).await {
-        Ok(content) => {
-            let content = state.secrets.mask(&content).into_owned();
-            keep(state, name.clone(), content).await
-        }
-        Err(error) => Answer::Failed(told(&error)),
+    let by_guest = async |guest: Arc<dyn Guest>| {
+        let limit = Limit { name: "artifact data", bytes: state.limits.artifact_data };
+        let (path, secrets) = (path.clone(), state.secrets.clone());
+        let pieces = Pieces::stream(guest, path, r#become, limit, secrets, Noted::default());
+        answer(keep(state, name.clone(), Source::Guest(pieces)).await)
     };
     done(answered(lent, call, by_guest).await)
 }
 
-/// Counts it, and keeps it off the async threads.
-async fn keep(state: &mut State, name: String, content: Vec<u8>) -> Answer {
-    let failed = |error| Answer::Failed(error);
+fn answer(kept: Result<(), CallError>) -> Answer {
+    kept.map_or_else(Answer::Failed, |()| Answer::Done)
+}
+
+/// Keeps an artifact, and counts it. One that goes over a bound leaves nothing.
+async fn keep(state: &mut State, name: String, mut source: Source) -> Result<(), CallError> {
     let (limits, kept) = (&state.limits, &mut state.kept.0);
     let others = || kept.iter().filter(|(other, _)| **other != name);
     if others().count() >= limits.artifacts {
         let text = format!("more than {} artifacts in a step (limit: artifacts)", limits.artifacts);
-        return failed(CallError::LimitExceeded(text));
+        return Err(CallError::LimitExceeded(text));
     }
-    if others().map(|(_, size)| size).sum::<usize>() + content.len() > limits.artifact_data {
-        let text =
-            format!("more than {} bytes of artifacts in a step (limit: artifact data)", limits.artifact_data);
-        return failed(CallError::LimitExceeded(text));
-    }
-    let Some(store) = state.artifacts.clone() else {
-        return failed(CallError::Other("this run keeps no artifacts".to_owned()));
+    let room = limits.artifact_data.saturating_sub(others().map(|(_, size)| size).sum());
+    let Some(folder) = &state.artifacts else {
+        return Err(CallError::Other("this run keeps no artifacts".to_owned()));
     };
-    kept.insert(name.clone(), content.len());
-    let saved = tokio::task::spawn_blocking(move || store.save(&name, &content)).await;
-    match saved.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-        Ok(()) => Answer::Done,
-        Err(error) => failed(CallError::Other(format!("the artifact can't be kept: {error}"))),
+    let failed = |error: io::Error| CallError::Other(format!("the artifact can't be kept: {error}"));
+    let mut artifact = Artifact::begin(folder.clone()).await.map_err(failed)?;
+    let mut size = 0;
+    while let Some(piece) = source.next().await? {
+        size += piece.len();
+        if size > room {
+            let limit = limits.artifact_data;
+            let text = format!("more than {limit} bytes of artifacts in a step (limit: artifact data)");
+            return Err(CallError::LimitExceeded(text));
+        }
+        artifact.file.write_all(&piece).await.map_err(failed)?;
     }
+    artifact.keep(folder.join(&name)).await.map_err(failed)?;
+    kept.insert(name, size);
+    Ok(())
 }
 
 fn check_name(state: &State, name: &str) -> Told<()> {

@@ -29,7 +29,7 @@ pub(super) async fn exec(state: &mut State, lent: &Lent, command: wit::Command) 
             Ok(wit::Output { exit: exit.into(), stdout: stdout.0, stderr: stderr.0, truncated })
         }
         Answer::Failed(error) => Err(error.into()),
-        Answer::Done | Answer::Content(_) => Err(misfit()),
+        Answer::Done | Answer::Content(_) => Err(misfit().into()),
     }
 }
 

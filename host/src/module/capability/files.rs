@@ -37,7 +37,7 @@ pub(super) async fn read(
     match answered(lent, call, by_guest).await {
         Answer::Content(content) => Ok(content.0),
         Answer::Failed(error) => Err(error.into()),
-        Answer::Done | Answer::Ended { .. } => Err(misfit()),
+        Answer::Done | Answer::Ended { .. } => Err(misfit().into()),
     }
 }
 
@@ -58,9 +58,7 @@ pub(super) async fn write(
             format!("a file's content is larger than {} bytes (limit: file size)", state.limits.file_size);
         return Err(wit::GuestError::LimitExceeded(text));
     }
-    if mode > 0o7777 {
-        return Err(wit::GuestError::Other(format!("{mode:o} are not permission bits")));
-    }
+    check_mode(mode)?;
     let call = || GuestCall::WriteFile {
         path: path.clone(),
         content: content.iter().map(Into::into).collect(),
@@ -86,4 +84,12 @@ pub(super) fn check_path(state: &State, path: &str, r#become: bool) -> Told<()> 
         return other("a path is absolute and has no empty part, `.` or `..` in it".to_owned());
     }
     require(state, Capability::Files, Some(path), r#become)
+}
+
+/// Checks that a mode has nothing but permission bits.
+pub(super) fn check_mode(mode: u32) -> Told<()> {
+    if mode > 0o7777 {
+        return Err(wit::GuestError::Other(format!("{mode:o} are not permission bits")));
+    }
+    Ok(())
 }

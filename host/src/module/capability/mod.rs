@@ -7,13 +7,15 @@ mod files;
 mod log;
 mod output;
 mod process;
+mod queue;
+mod reader;
+mod writer;
 
+#[allow(unreachable_pub)] // The bindings re-export them.
+pub use self::{process::Process, reader::FileReader, writer::FileWriter};
 pub(super) use artifacts::ArtifactBudget;
-pub use artifacts::{ArtifactStore, FolderArtifacts};
 pub(super) use log::LogGate;
 pub(super) use output::OutputBudget;
-#[allow(unreachable_pub)] // The bindings re-export it.
-pub use process::Process;
 
 use std::{future::Future, sync::Arc};
 
@@ -141,6 +143,33 @@ impl wit::HostGuest for State {
         Ok(artifacts::save_file(self, &lent, name, path, r#become).await)
     }
 
+    async fn open_file(
+        &mut self,
+        guest: Resource<LentGuest>,
+        path: String,
+        r#become: bool,
+    ) -> wasmtime::Result<Told<Resource<FileReader>>> {
+        let lent = self.lent(&guest)?;
+        match reader::open(self, &lent, path, r#become).await {
+            Ok(reader) => Ok(Ok(self.table.push(reader)?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    async fn create_file(
+        &mut self,
+        guest: Resource<LentGuest>,
+        path: String,
+        mode: u32,
+        r#become: bool,
+    ) -> wasmtime::Result<Told<Resource<FileWriter>>> {
+        let lent = self.lent(&guest)?;
+        match writer::create(self, &lent, path, mode, r#become) {
+            Ok(writer) => Ok(Ok(self.table.push(writer)?)),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
     async fn drop(&mut self, guest: Resource<LentGuest>) -> wasmtime::Result<()> {
         self.table.delete(guest)?;
         Ok(())
@@ -154,6 +183,36 @@ impl wit::HostProcess for State {
 
     async fn drop(&mut self, process: Resource<Process>) -> wasmtime::Result<()> {
         self.table.delete(process)?;
+        Ok(())
+    }
+}
+
+impl wit::HostFileReader for State {
+    async fn next(&mut self, reader: Resource<FileReader>) -> wasmtime::Result<Told<Option<Vec<u8>>>> {
+        Ok(self.table.get_mut(&reader)?.next().await)
+    }
+
+    async fn drop(&mut self, reader: Resource<FileReader>) -> wasmtime::Result<()> {
+        self.table.delete(reader)?;
+        Ok(())
+    }
+}
+
+impl wit::HostFileWriter for State {
+    async fn write(
+        &mut self,
+        writer: Resource<FileWriter>,
+        content: wit::Content,
+    ) -> wasmtime::Result<Told<()>> {
+        writer::write(self, &writer, content).await
+    }
+
+    async fn finish(&mut self, writer: Resource<FileWriter>) -> wasmtime::Result<Told<()>> {
+        Ok(self.table.delete(writer)?.finish().await)
+    }
+
+    async fn drop(&mut self, writer: Resource<FileWriter>) -> wasmtime::Result<()> {
+        self.table.delete(writer)?;
         Ok(())
     }
 }
@@ -212,8 +271,8 @@ fn told(error: &GuestError) -> CallError {
 }
 
 /// An answer that does not fit its call: only a transcript that was edited has one.
-fn misfit() -> wit::GuestError {
-    wit::GuestError::Other("the answer does not fit the call".to_owned())
+fn misfit() -> CallError {
+    CallError::Other("the answer does not fit the call".to_owned())
 }
 
 /// The answer to a call that gives nothing back.
@@ -221,7 +280,7 @@ fn done(answer: Answer) -> Told<()> {
     match answer {
         Answer::Done => Ok(()),
         Answer::Failed(error) => Err(error.into()),
-        Answer::Ended { .. } | Answer::Content(_) => Err(misfit()),
+        Answer::Ended { .. } | Answer::Content(_) => Err(misfit().into()),
     }
 }
 

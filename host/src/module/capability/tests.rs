@@ -9,7 +9,7 @@ use crate::{
     base::{Become, BecomeMethod, Credential, Grants, Login, Secret},
     guest::{
         Connector as _, Endpoint, Facts, Guest,
-        simulated::{Answer as Does, SimulatedConnector, SimulatedGuest},
+        simulated::{Answer as Does, SimulatedConnector, SimulatedFile, SimulatedGuest},
     },
     module::{limits::Limits, notes::Notes, secrets::Secrets, transcript::Recording},
 };
@@ -70,6 +70,12 @@ fn denied<T>(result: Told<T>) -> Option<String> {
     }
 }
 
+/// Begins to write a file as a module does.
+fn create(state: &mut State, lent: &Lent, path: &str) -> Told<Resource<FileWriter>> {
+    let writer = writer::create(state, lent, path.to_owned(), 0o600, false)?;
+    Ok(state.table.push(writer).unwrap())
+}
+
 /// Every call of the contract that needs a grant, by name. Gives what it was denied.
 async fn call(name: &str, state: &mut State, lent: &Lent) -> Option<String> {
     let file = || "/etc/motd".to_owned();
@@ -90,6 +96,14 @@ async fn call(name: &str, state: &mut State, lent: &Lent) -> Option<String> {
         "write" => denied(files::write(state, lent, file(), bytes(b"x"), 0o600, false).await),
         "write as root" => denied(files::write(state, lent, file(), bytes(b"x"), 0o600, true).await),
         "write a secret" => denied(files::write(state, lent, file(), vec![secret()], 0o600, false).await),
+        "read piece by piece" => denied(reader::open(state, lent, file(), false).await),
+        "read piece by piece as root" => denied(reader::open(state, lent, file(), true).await),
+        "write piece by piece" => denied(writer::create(state, lent, file(), 0o600, false)),
+        "write piece by piece as root" => denied(writer::create(state, lent, file(), 0o600, true)),
+        "write a secret piece by piece" => match create(state, lent, "/etc/motd") {
+            Err(error) => denied::<()>(Err(error)),
+            Ok(writer) => denied(writer::write(state, &writer, secret()).await.unwrap()),
+        },
         "keep bytes" => denied(artifacts::save(state, lent, "a.txt".to_owned(), b"x".to_vec()).await),
         "keep a file" => denied(artifacts::save_file(state, lent, "a.txt".to_owned(), file(), false).await),
         "facts" => {
@@ -101,7 +115,7 @@ async fn call(name: &str, state: &mut State, lent: &Lent) -> Option<String> {
     }
 }
 
-const CALLS: [&str; 14] = [
+const CALLS: [&str; 19] = [
     "exec",
     "exec as root",
     "exec with a secret in its environment",
@@ -113,6 +127,11 @@ const CALLS: [&str; 14] = [
     "write",
     "write as root",
     "write a secret",
+    "read piece by piece",
+    "read piece by piece as root",
+    "write piece by piece",
+    "write piece by piece as root",
+    "write a secret piece by piece",
     "keep bytes",
     "keep a file",
     "facts",
@@ -210,7 +229,7 @@ async fn what_goes_over_a_bound_does_not_reach_the_guest() {
 
     let home = tempfile::tempdir().unwrap();
     let home = Utf8Path::from_path(home.path()).unwrap();
-    state.artifacts = Some(Arc::new(FolderArtifacts::new(home.join("artifacts"))));
+    state.artifacts = Some(home.join("artifacts"));
     let save = async |state: &mut State, name: &str, content: &[u8]| {
         artifacts::save(state, &lent, name.to_owned(), content.to_vec()).await
     };
@@ -323,11 +342,23 @@ impl Guest for Flood {
         Ok(crate::guest::Exit::Status(0))
     }
 
-    async fn read_file(&self, _: &str, _: u64, _: bool) -> Result<Vec<u8>, GuestError> {
+    async fn stream_from_file(
+        &self,
+        _: &str,
+        _: u64,
+        _: bool,
+        _: &mut crate::guest::FileSink<'_>,
+    ) -> Result<(), GuestError> {
         unreachable!("nothing is read")
     }
 
-    async fn write_file(&self, _: &str, _: &[u8], _: u32, _: bool) -> Result<(), GuestError> {
+    async fn stream_to_file(
+        &self,
+        _: &str,
+        _: crate::guest::FileContent<'_>,
+        _: u32,
+        _: bool,
+    ) -> Result<(), GuestError> {
         unreachable!("nothing is written")
     }
 
@@ -349,3 +380,6 @@ async fn a_command_whose_output_nobody_takes_is_held_up() {
         events(&mut process).await.iter().filter_map(|event| event.strip_prefix("out ")).map(str::len).sum();
     assert_eq!(size, 10_000_000);
 }
+
+#[path = "streaming_tests.rs"]
+mod streaming;

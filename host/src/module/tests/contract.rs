@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use camino::Utf8Path;
+use semver::Version;
 use wit_parser::{Function, Resolve, Stability, Type, TypeDefKind, WorldItem};
 
 /// The items of a package by name, each with its whole shape; and interfaces and worlds that don't say since when they are.
@@ -33,7 +34,10 @@ fn items(resolve: &Resolve) -> (BTreeMap<String, String>, Vec<String>) {
                     WorldItem::Interface { .. } => "interface".to_owned(),
                     WorldItem::Type { .. } => "type".to_owned(),
                 };
-                items.insert(format!("{} {word} {}", world.name, resolve.name_world_key(key)), shape);
+                // An interface is named with the package's version, which is another one each time.
+                let key = resolve.name_world_key(key);
+                let key = key.split_once('@').map_or(key.as_str(), |(name, _)| name);
+                items.insert(format!("{} {word} {key}", world.name), shape);
             }
         }
     }
@@ -103,6 +107,22 @@ fn read(folder: &Utf8Path) -> Resolve {
     resolve
 }
 
+/// Since which version each function and each type with a date of its own is there, by name.
+fn dates(resolve: &Resolve) -> BTreeMap<String, Version> {
+    let mut dates = BTreeMap::new();
+    for (_, interface) in resolve.interfaces.iter() {
+        let name = interface.name.clone().unwrap_or_default();
+        let types = interface.types.iter().map(|(item, id)| (item, &resolve.types[*id].stability));
+        let functions = interface.functions.iter().map(|(item, function)| (item, &function.stability));
+        for (item, stability) in types.chain(functions) {
+            if let Stability::Stable { since, .. } = stability {
+                dates.insert(format!("{name}.{item}"), since.clone());
+            }
+        }
+    }
+    dates
+}
+
 /// What of a released version is gone, or is another thing now.
 fn incompatible(released: &Resolve, now: &Resolve) -> Vec<String> {
     let (released, now) = (items(released).0, items(now).0);
@@ -127,6 +147,31 @@ fn released_versions_stay_as_they_are() {
         versions += 1;
     }
     assert!(versions > 0);
+}
+
+#[test]
+fn what_was_added_says_since_when() {
+    let wit = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    let now = read(&wit);
+    let (mut released, mut last) = (BTreeMap::new(), Version::new(0, 0, 0));
+    for entry in wit.join("released").read_dir_utf8().unwrap() {
+        let entry = entry.unwrap();
+        last = last.max(entry.file_name().parse().unwrap());
+        released.extend(items(&read(entry.path())).0);
+    }
+    let dates = dates(&now);
+    let of_interfaces = |name: &&String| name.contains('.') && !released.contains_key(*name);
+    let items = items(&now).0;
+    // The methods of a resource came with it, unless they say otherwise.
+    let resource = |name: &str| {
+        let (interface, function) = name.split_once('.').unwrap();
+        let (_, of) = function.split_once(']')?;
+        dates.get(&format!("{interface}.{}", of.split('.').next()?)).cloned()
+    };
+    for name in items.keys().filter(of_interfaces) {
+        let since = dates.get(name).cloned().or_else(|| resource(name));
+        assert!(since.is_some_and(|since| since > last), "{name} is new and does not say since when");
+    }
 }
 
 #[test]

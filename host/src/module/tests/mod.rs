@@ -3,6 +3,7 @@
 mod cache;
 mod calls;
 mod check;
+mod compile;
 mod contract;
 mod hostile;
 mod plugins;

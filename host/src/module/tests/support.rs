@@ -12,7 +12,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
 use crate::{
     base::{Grants, Phase},
-    guest::{Command, Exit, Facts, Guest, GuestError, OutputSink, Stream},
+    guest::{Command, Exit, Facts, FileContent, FileSink, Guest, GuestError, OutputSink, Stream},
     module::*,
 };
 
@@ -92,11 +92,17 @@ impl Guest for FakeGuest {
         Ok(Exit::Status(status))
     }
 
-    async fn read_file(&self, _: &str, _: u64, _: bool) -> Result<Vec<u8>, GuestError> {
+    async fn stream_from_file(
+        &self,
+        _: &str,
+        _: u64,
+        _: bool,
+        _: &mut FileSink<'_>,
+    ) -> Result<(), GuestError> {
         unreachable!("no test reads files")
     }
 
-    async fn write_file(&self, _: &str, _: &[u8], _: u32, _: bool) -> Result<(), GuestError> {
+    async fn stream_to_file(&self, _: &str, _: FileContent<'_>, _: u32, _: bool) -> Result<(), GuestError> {
         unreachable!("no test writes files")
     }
 

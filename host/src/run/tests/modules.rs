@@ -181,7 +181,8 @@ impl StandIn {
         };
         self.modules.hypervisor.write(machine, &left);
         let artifacts = call.artifacts.as_ref().expect("the run has a folder for artifacts");
-        artifacts.save("left.txt", left.as_bytes()).expect("the folder can be written to");
+        std::fs::create_dir_all(artifacts).expect("the folder can be made");
+        std::fs::write(artifacts.join("left.txt"), left).expect("the folder can be written to");
         match behaviour {
             None => Ok(Outcome { changed: true, summary: format!("{} done", self.phase) }),
             Some(Behaviour::Fail) => Err(failed(Failure::CommandFailed("make: *** [all] Error 2".into()))),

@@ -55,6 +55,21 @@ fn make(call: &Value, guest: &Guest) -> Result<(), GuestError> {
         }
         "read" => guest.read_file(&path, number(&call["size"]), r#become).map(drop),
         "write" => guest.write_file(&path, &contents(&call["content"]), number(&call["mode"]), r#become),
+        "open" => {
+            let reader = guest.open_file(&path, r#become)?;
+            for _ in 0..number(&call["events"]) {
+                reader.next()?;
+            }
+            Ok(())
+        }
+        "create" => {
+            let writer = guest.create_file(&path, number(&call["mode"]), r#become)?;
+            for part in contents(&call["content"]) {
+                // Also after an error.
+                let _ = writer.write(&part);
+            }
+            if call["finish"] == true { FileWriter::finish(writer) } else { Ok(()) }
+        }
         "artifact" => guest.save_artifact(&name, text(&call["content"]).as_bytes()),
         "file" => guest.save_file(&name, &path, r#become),
         "facts" => guest.facts().map(drop),

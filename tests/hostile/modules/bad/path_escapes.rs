@@ -28,6 +28,12 @@ impl Bad for Module {
             if guest.write_file(path, &[Content::Bytes(b"x".to_vec())], 0o644, false).is_ok() {
                 through.push(format!("wrote {path:?}"));
             }
+            if guest.open_file(path, false).is_ok() {
+                through.push(format!("opened {path:?}"));
+            }
+            if guest.create_file(path, 0o644, false).is_ok_and(|file| FileWriter::finish(file).is_ok()) {
+                through.push(format!("created {path:?}"));
+            }
             if guest.save_file("name", path, false).is_ok() {
                 through.push(format!("kept {path:?}"));
             }

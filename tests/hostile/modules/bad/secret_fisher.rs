@@ -44,6 +44,10 @@ impl Bad for Module {
         seen.push(guest.exec(&command(["ps"])).map_err(fail)?.stdout);
         guest.write_file("/srv/token", &[secret()], 0o600, false).map_err(fail)?;
         seen.push(guest.read_file("/srv/token", 1 << 20, false).map_err(fail)?);
+        let reader = guest.open_file("/srv/token", false).map_err(fail)?;
+        while let Some(piece) = reader.next().map_err(fail)? {
+            seen.push(piece);
+        }
         guest.save_file("token", "/srv/token", false).map_err(fail)?;
         // What would be farmhand's own.
         let variables = wasi::cli::environment::get_environment().into_iter();

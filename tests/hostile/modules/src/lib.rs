@@ -17,7 +17,9 @@ pub mod bindings {
 pub use bindings::{
     Context, Descriptor, Failure, Outcome,
     farmhand::phase::{
-        guest::{Command, Content, Event, Exit, Guest_ as Guest, Output, Process, Variable},
+        guest::{
+            Command, Content, Event, Exit, FileReader, FileWriter, Guest_ as Guest, Output, Process, Variable,
+        },
         log::{self, Level},
         types::{Capability, CapabilityRequest, GuestError, Phase},
     },

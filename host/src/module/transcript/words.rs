@@ -1,0 +1,69 @@
+use super::{CommandCall, Content, GuestCall};
+use crate::{base::Digest, module::text};
+
+/// A call for people, in one line.
+pub fn in_words(call: &GuestCall) -> String {
+    let root = |r#become: &bool| if *r#become { " as root" } else { "" };
+    match call {
+        GuestCall::Exec(command) => command.in_words(),
+        GuestCall::ReadFile { path, r#become } => format!("read {path}{}", root(r#become)),
+        GuestCall::WriteFile { path, content, mode, r#become } => {
+            format!("write {path} with mode {mode:04o}{}: {}", root(r#become), contents_in_words(content))
+        }
+        GuestCall::SaveArtifact { name, .. } => format!("keep artifact {name}"),
+        GuestCall::SaveFile { name, path, r#become } => {
+            format!("keep {path} as artifact {name}{}", root(r#become))
+        }
+    }
+}
+
+/// Longer texts are not shown, but for their length and digest.
+const MAX_SHOWN: usize = 200;
+
+fn contents_in_words(content: &[Content]) -> String {
+    let part = |content: &Content| match content {
+        Content::Secret { secret } => format!("<secret {secret}>"),
+        Content::Large { size, digest } => format!("({size} bytes, {})", digest.short()),
+        Content::Bytes(bytes) => match std::str::from_utf8(&bytes.0) {
+            Ok(text) if text.len() <= MAX_SHOWN => quoted(text),
+            _ => format!("({} bytes, {})", bytes.0.len(), Digest::of(&bytes.0).short()),
+        },
+    };
+    content.iter().map(part).collect::<Vec<_>>().join(" + ")
+}
+
+impl CommandCall {
+    /// As one would type it. Environment and folder stand before it, input after it.
+    fn in_words(&self) -> String {
+        let mut words = Vec::new();
+        if let Some(folder) = &self.cwd {
+            words.push(format!("cd {} &&", quoted(folder)));
+        }
+        for (name, value) in &self.env {
+            words.push(match value {
+                Content::Secret { secret } => format!("{name}=<secret {secret}>"),
+                Content::Bytes(bytes) => format!("{name}={}", quoted(&String::from_utf8_lossy(&bytes.0))),
+                large @ Content::Large { .. } => {
+                    format!("{name}={}", contents_in_words(std::slice::from_ref(large)))
+                }
+            });
+        }
+        words.extend(self.argv.iter().map(|argument| quoted(argument)));
+        if !self.stdin.is_empty() {
+            words.push(format!("< {}", contents_in_words(&self.stdin)));
+        }
+        if self.r#become {
+            words.push("[root]".to_owned());
+        }
+        text::plain(&words.join(" "))
+    }
+}
+
+/// A word as one would type it in a shell; line ends are shown as `\n`.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,@%~".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''").replace('\n', "\\n"))
+}
