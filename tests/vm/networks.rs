@@ -75,6 +75,8 @@ fn machine_that_gets_its_address_by_dhcp() {
     let farm = Farm::of_debian(&[("dhcp", "net: { type: network, source: lab }")], "{ name: local }")
         .inside(&isolated.inside());
     let dhcp = farm.machine("dhcp");
+    let plan = farm.prints(&["plan"]);
+    assert!(plan.contains("network `lab` will be made: 192.168.122.1/24, with NAT and DHCP"), "{plan}");
     farm.up(&[]).passed();
     assert_eq!(reserved(&isolated), 1, "its address is kept for it");
     let log = |farm: &Farm| farm.in_guest("dhcp", "cat log");

@@ -34,7 +34,12 @@ pub(super) async fn missing(
             }
         };
         let members: Vec<_> = machines.iter().map(|machine| member(machine)).collect();
-        match plan::network(network, &members, existing) {
+        let others = workbench.farm.machines.values().filter(|machine| {
+            machine.net.libvirt_network() == Some(network)
+                && !placed.iter().any(|(placed, _)| placed.name == machine.name)
+        });
+        let others: Vec<_> = others.map(member).collect();
+        match plan::network(network, &members, &others, existing) {
             Ok(None) => {}
             Ok(Some(new)) => {
                 // The next one must not overlap it.

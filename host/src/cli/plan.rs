@@ -9,6 +9,7 @@ use super::{
     print, print_json,
 };
 use crate::{
+    hypervisor::NewNetwork,
     plan::MachinePlan,
     report::{plan_text, rehearsal_text},
     run::{RehearsedPhase, rehearse},
@@ -42,6 +43,9 @@ struct Shown<'a> {
     plan: &'a MachinePlan,
     /// The name of the hypervisor that it goes to.
     hypervisor: &'a str,
+    /// The network of libvirt's that will be made for it, if its own is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<&'a NewNetwork>,
     /// What its steps would do, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     phases: Option<Vec<RehearsedPhase>>,
@@ -53,12 +57,13 @@ impl Plan {
         let workbench = &planned.workbench;
         let known = workbench.dirs.guest_probes();
         let mut shown = Vec::new();
-        for PlannedMachine { machine, host, wanted, plan, steps, .. } in planned.machines() {
+        for PlannedMachine { machine, host, wanted, plan, steps, network, .. } in planned.machines() {
             let phases = match self.deep {
                 true => Some(rehearse(machine, plan, wanted, steps, &known).await),
                 false => None,
             };
-            shown.push(Shown { plan, hypervisor: &workbench.hosts[*host].config.name, phases });
+            let hypervisor = &workbench.hosts[*host].config.name;
+            shown.push(Shown { plan, hypervisor, network: network.as_ref(), phases });
         }
         if self.json {
             print_json(&shown)?;
@@ -70,8 +75,11 @@ impl Plan {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn text(&self, Shown { plan, hypervisor, phases }: &Shown<'_>, is_choice: bool) -> String {
-        let text = plan_text(plan, is_choice.then_some(hypervisor), self.verbose);
+    fn text(&self, Shown { plan, hypervisor, network, phases }: &Shown<'_>, is_choice: bool) -> String {
+        let mut text = plan_text(plan, is_choice.then_some(hypervisor), self.verbose);
+        if let Some(NewNetwork { name, gateway, prefix }) = network {
+            text += &format!("  network `{name}` will be made: {gateway}/{prefix}, with NAT and DHCP\n");
+        }
         text + &phases.as_deref().map(rehearsal_text).unwrap_or_default()
     }
 }
@@ -85,7 +93,9 @@ mod tests {
     #[test]
     fn programs_are_told_the_hypervisor_and_phases_only_when_asked_for() {
         let plan = MachinePlan { machine: "a".into(), checkpoints: IndexMap::new(), operations: vec![] };
-        let shown = |phases| serde_json::to_value(Shown { plan: &plan, hypervisor: "near", phases }).unwrap();
+        let shown = |phases| {
+            serde_json::to_value(Shown { plan: &plan, hypervisor: "near", network: None, phases }).unwrap()
+        };
         let mut expected = serde_json::json!({
             "machine": "a", "checkpoints": {}, "operations": [], "hypervisor": "near"
         });

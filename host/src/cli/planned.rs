@@ -50,7 +50,7 @@ pub(super) struct PlannedMachine {
     pub(super) plan: plan::MachinePlan,
     inputs: crate::farm::DomainInputs,
     /// What its network of libvirt's is to be made as, if that is missing.
-    network: Option<NewNetwork>,
+    pub(super) network: Option<NewNetwork>,
     pub(super) steps: ResolvedSteps,
 }
 

@@ -95,7 +95,7 @@ pub struct Reservation {
 }
 
 /// A network to define.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NewNetwork {
     /// Its name.
     pub name: String,

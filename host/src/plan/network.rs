@@ -104,14 +104,15 @@ impl NetworkError {
     }
 }
 
-/// What is to be made of the network `name` with these members, if it is missing: nothing when it is there. `existing` are all
-/// of the hypervisor's networks.
+/// What is to be made of the network `name` with these members, if it is missing: nothing when it is there. `others` may come into
+/// it later, and are thought of when it is made. `existing` are all of the hypervisor's networks.
 ///
 /// # Errors
 /// For each member that can't have its fixed address there.
 pub fn network(
     name: &str,
     members: &[Member],
+    others: &[Member],
     existing: &[Network],
 ) -> Result<Option<NewNetwork>, Vec<NetworkError>> {
     if let Some(network) = existing.iter().find(|network| network.name == name) {
@@ -119,7 +120,7 @@ pub fn network(
         return if errors.is_empty() { Ok(None) } else { Err(errors) };
     }
     let subnets: Vec<_> = existing.iter().flat_map(|network| &network.subnets).copied().collect();
-    let new = missing(name, members, &subnets).map_err(|error| vec![error])?;
+    let new = missing(name, members.iter().chain(others), &subnets).map_err(|error| vec![error])?;
     let made = new.network();
     let errors: Vec<_> = members.iter().filter_map(|member| fits(member, &made).err()).collect();
     if errors.is_empty() { Ok(Some(new)) } else { Err(errors) }
@@ -152,8 +153,12 @@ fn fits(member: &Member, network: &Network) -> Result<(), NetworkError> {
 }
 
 /// A network around the first fixed address, else in a subnet that no other network has.
-fn missing(name: &str, members: &[Member], taken: &[Subnet]) -> Result<NewNetwork, NetworkError> {
-    let first = members.iter().find_map(|member| Some((member, member.ip?)));
+fn missing<'a>(
+    name: &str,
+    mut members: impl Iterator<Item = &'a Member>,
+    taken: &[Subnet],
+) -> Result<NewNetwork, NetworkError> {
+    let first = members.find_map(|member| Some((member, member.ip?)));
     let network = |gateway, prefix| NewNetwork { name: name.to_owned(), gateway, prefix };
     let Some((member, ip)) = first else {
         // libvirt's own default network is the first of these.

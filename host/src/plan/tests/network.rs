@@ -17,7 +17,7 @@ fn existing(name: &str, gateway: &str, dhcp: bool) -> Network {
 }
 
 fn new(members: &[Member], others: &[Network]) -> Result<String, Vec<String>> {
-    let made = network("n", members, others);
+    let made = network("n", members, &[], others);
     made.map(|new| {
         new.map_or("exists".to_owned(), |NewNetwork { gateway, prefix, .. }| format!("{gateway}/{prefix}"))
     })
@@ -45,6 +45,8 @@ fn a_missing_network_is_made_around_its_fixed_addresses() {
         let refused = fixed(ip, prefix).unwrap_err().concat();
         assert!(refused.contains("none can be made for bb"), "{refused}");
     }
+    let later = network("n", &[dhcp()], &[member("bb", Some("10.1.2.3"), None)], &[]).unwrap().unwrap();
+    assert_eq!(later.gateway.to_string(), "10.1.2.1", "who comes later is thought of");
     let far = new(&[member("a", Some("10.0.0.5"), None), member("bb", Some("10.0.1.5"), None)], &[]);
     assert_eq!(
         far,

@@ -252,7 +252,7 @@ impl World {
             ip: machine.net.ip,
             prefix: machine.net.prefix,
         }];
-        machine.net.libvirt_network().and_then(|name| plan::network(name, &members, &existing).unwrap())
+        machine.net.libvirt_network().and_then(|name| plan::network(name, &members, &[], &existing).unwrap())
     }
 
     fn site(&self, events: Arc<dyn EventSink>) -> Arc<Site> {
