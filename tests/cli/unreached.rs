@@ -11,9 +11,19 @@ use tempfile::TempDir;
 const NOWHERE: &str = "qemu+tcp://127.0.0.1:1/system";
 
 fn farmhand(home: &TempDir, farm: &str, arguments: &[&str], token: Option<&str>) -> Output {
+    farmhand_at(NOWHERE, home, farm, arguments, token)
+}
+
+fn farmhand_at(
+    hypervisor: &str,
+    home: &TempDir,
+    farm: &str,
+    arguments: &[&str],
+    token: Option<&str>,
+) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     Command::new(env!("CARGO_BIN_EXE_farmhand"))
-        .args(["--connect", NOWHERE, "--farm"])
+        .args(["--connect", hypervisor, "--farm"])
         .arg(root.join(farm))
         .args(arguments)
         .env("FARMHAND_HOME", home.path())
@@ -53,6 +63,16 @@ fn hypervisor_that_does_not_answer_is_named() {
         let told = format!("can't connect to hypervisor {NOWHERE}");
         assert!(stderr(&output).contains(&told), "{command}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn hypervisor_whose_folder_for_images_is_not_known_is_not_even_connected_to() {
+    let home = tempfile::tempdir().unwrap();
+    let far = "qemu+ssh://far.invalid/session";
+    let output = farmhand_at(far, &home, "examples/02-vm-provisioning", &["up"], None);
+    assert_eq!(output.status.code(), Some(2));
+    let told = stderr(&output);
+    assert!(told.contains(far) && told.contains("`pool_dir`"), "{told}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub trait Pools: Send + Sync {
     /// Removes a pool with all its volumes and its folder. Does nothing when there is none of that name.
     async fn remove_pool(&self, name: &str) -> Result<(), HypervisorError>;
 
-    /// The volumes of an active pool, also those that somebody else has made in its folder, sorted by name.
+    /// The volumes of a pool, which is started if it is off; also those that somebody else has made in its folder. Sorted by name.
     async fn volumes(&self, pool: &str) -> Result<Vec<Volume>, HypervisorError>;
 
     /// Makes a volume, and gives its path. One of that name must not exist.

@@ -163,7 +163,9 @@ impl RemoteStorage {
         if let Some(path) = self.whole(volume).await? {
             return Ok(path);
         }
-        // What a run left that was killed.
+        // What a run left that was killed, or what somebody left that has deleted the image.
+        let mark = format!("{volume}{WHOLE}");
+        self.hypervisor.delete_volume(IMAGES, &mark).await?;
         self.hypervisor.delete_volume(IMAGES, volume).await?;
         let size = fetched.size;
         let new = NewVolume { name: volume.to_owned(), content: NewContent::Bytes, capacity: size };
@@ -174,7 +176,7 @@ impl RemoteStorage {
             meter.words(doing).into_iter().for_each(|words| progress(words));
         });
         self.hypervisor.upload_volume(IMAGES, volume, &fetched.path, uploaded).await?;
-        let mark = NewVolume { name: format!("{volume}{WHOLE}"), content: NewContent::Bytes, capacity: 0 };
+        let mark = NewVolume { name: mark, content: NewContent::Bytes, capacity: 0 };
         self.hypervisor.create_volume(IMAGES, &mark).await?;
         Ok(path)
     }

@@ -38,7 +38,7 @@ struct Row {
     created: String,
     /// Seconds since then.
     age: i64,
-    /// In bytes; `None` when it can't be told.
+    /// In bytes; `None` when it can't be told, as on another host.
     size: Option<u64>,
     kind: SnapshotKind,
     memory: bool,
@@ -53,7 +53,8 @@ impl List {
         let mut rows = Vec::new();
         for machine in planned.machines() {
             if let Some(existing) = &machine.existing {
-                rows.extend(of_machine(&planned.workbench, &machine.plan, existing, now).await);
+                let is_here = planned.workbench.hosts[machine.host].pool_dir.is_none();
+                rows.extend(of_machine(&planned.workbench, &machine.plan, existing, is_here, now).await);
             }
         }
         if self.json {
@@ -79,10 +80,16 @@ impl Row {
     }
 }
 
-async fn of_machine(workbench: &Workbench, plan: &MachinePlan, existing: &Existing, now: i64) -> Vec<Row> {
+async fn of_machine(
+    workbench: &Workbench,
+    plan: &MachinePlan,
+    existing: &Existing,
+    is_here: bool,
+    now: i64,
+) -> Vec<Row> {
     let Existing { domain, snapshots } = existing;
     // libvirt does not tell what is inside of a disk.
-    let inside = match domain.disks.first() {
+    let inside = match domain.disks.first().filter(|_| is_here) {
         Some(disk) if snapshots.iter().any(|snapshot| snapshot.kind == SnapshotKind::Internal) => {
             image::inspect_disk(disk).await.map(|disk| disk.snapshots).unwrap_or_default()
         }
@@ -109,7 +116,8 @@ async fn of_machine(workbench: &Workbench, plan: &MachinePlan, existing: &Existi
         age: now.saturating_sub(snapshot.creation_time),
         size: match snapshot.kind {
             SnapshotKind::Internal => inside.get(&snapshot.name).copied(),
-            SnapshotKind::External | SnapshotKind::Disk => allocated(snapshot),
+            SnapshotKind::External | SnapshotKind::Disk if is_here => allocated(snapshot),
+            SnapshotKind::External | SnapshotKind::Disk => None,
         },
         kind: snapshot.kind,
         memory: snapshot.live,

@@ -58,6 +58,7 @@ impl Pools for Libvirt {
         let (operation, pool) = (format!("list the volumes of storage pool {pool}"), pool.to_owned());
         self.call(ASK_LIMIT, &operation, move |connect| {
             let pool = lookup(connect, &pool)?;
+            start(&pool)?;
             pool.refresh(0)?;
             let mut volumes = Vec::new();
             for volume in pool.list_all_volumes(0)? {

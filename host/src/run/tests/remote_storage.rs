@@ -116,10 +116,14 @@ async fn what_went_up_half_is_sent_again() {
     let failed = storage.fetch(bench.machine("a"), Arc::new(|_| {})).await.unwrap_err();
     assert!(failed.to_string().contains("the connection broke"), "{failed}");
     assert_eq!(bench.volumes("farmhand").await.len(), 1, "nothing says that it is whole");
-    bench.fetch(&storage, "a").await;
+    let fetched = bench.fetch(&storage, "a").await;
     assert_eq!(bench.uploads(), 3);
     bench.fetch(&storage, "a").await;
     assert_eq!(bench.uploads(), 3);
+    // And what somebody has deleted.
+    bench.hypervisor.delete_volume("farmhand", &name_of(&fetched["kernel"].path)).await.unwrap();
+    bench.fetch(&storage, "a").await;
+    assert_eq!(bench.uploads(), 4);
 }
 
 #[tokio::test]
