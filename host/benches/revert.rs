@@ -6,10 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 #[path = "../../tests/vm/farm.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the tests use more of it")]
 mod farm;
 #[path = "../../tests/vm/isolated.rs"]
-#[allow(dead_code)]
+#[expect(dead_code, reason = "the tests use more of it")]
 mod isolated;
 
 use std::{collections::BTreeMap, time::Instant};

@@ -31,6 +31,11 @@ impl Isolated {
         script(&["enter"], self.folder.path(), &[&virsh, arguments].concat())
     }
 
+    /// The content of one of its files.
+    pub(crate) fn read(&self, path: &str) -> Vec<u8> {
+        bytes(&["enter"], self.folder.path(), &["cat", path])
+    }
+
     /// The files of its images and disks, without those of the folders above.
     pub(crate) fn files(&self) -> Vec<String> {
         let find = ["find", "/var/lib/libvirt/images", "-type", "f", "-printf", "%P\n"];
@@ -42,9 +47,13 @@ impl Isolated {
 }
 
 fn script(action: &[&str], folder: &Path, rest: &[&str]) -> String {
+    String::from_utf8(bytes(action, folder, rest)).unwrap().trim().to_owned()
+}
+
+fn bytes(action: &[&str], folder: &Path, rest: &[&str]) -> Vec<u8> {
     let output = Command::new(SCRIPT).args(action).arg(folder).args(rest).output().unwrap();
     assert!(output.status.success(), "{action:?} {rest:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    output.stdout
 }
 
 impl Drop for Isolated {

@@ -9,6 +9,7 @@ mod checkpoints;
 mod farm;
 mod holds;
 mod images;
+#[expect(dead_code, reason = "the contract tests of hypervisors use more of it")]
 mod isolated;
 mod kills;
 mod lifecycle;

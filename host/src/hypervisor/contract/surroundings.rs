@@ -1,44 +1,20 @@
 //! What every hypervisor does with networks and storage pools, tested with the simulated one, and with a real one that is
 //! isolated from this host and is reached as one on another host would be.
 
-use std::{path::Path, process::Command, sync::Arc};
+#[path = "../../../../tests/vm/isolated.rs"]
+#[expect(dead_code, reason = "the tests on real machines use more of it")]
+mod isolated;
+
+use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+use self::isolated::Isolated;
 use super::says;
 use crate::hypervisor::{
-    AddressSource, Hypervisor, Lease, Network, NewContent, NewNetwork, NewVolume, Pools as _, Reservation,
-    Volume, libvirt::Libvirt, simulated::Simulated,
+    AddressSource, Hypervisor, Lease, Network, NewContent, NewNetwork, NewVolume, Reservation, Volume,
+    libvirt::Libvirt, simulated::Simulated,
 };
-
-/// A hypervisor with files, sockets and networks of its own (tests/testbed/isolated-hypervisor.sh), and a connection to it by
-/// SSH.
-struct Isolated {
-    folder: tempfile::TempDir,
-    libvirt: Libvirt,
-}
-
-fn script(action: &str, folder: &Path) -> String {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/testbed/isolated-hypervisor.sh");
-    let output = Command::new(script).arg(action).arg(folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-impl Isolated {
-    async fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("farmhand-test-").tempdir_in("/var/tmp").unwrap();
-        let uri = script("start", folder.path());
-        let libvirt = Libvirt::connect(&uri).await.unwrap();
-        Self { folder, libvirt }
-    }
-}
-
-impl Drop for Isolated {
-    fn drop(&mut self) {
-        script("stop", self.folder.path());
-    }
-}
 
 const MAC: &str = "52:54:00:00:00:01";
 
@@ -82,7 +58,11 @@ async fn networks_are_made_started_and_reserve_addresses(hypervisor: &dyn Hyperv
     assert_eq!(network().await, Some(Network { reservations: vec![], ..moved }));
 }
 
-async fn volumes_are_made_filled_and_removed_with_their_pool(hypervisor: &dyn Hypervisor) {
+/// `read` gives what a volume holds, by its path.
+async fn volumes_are_made_filled_and_removed_with_their_pool(
+    hypervisor: &dyn Hypervisor,
+    read: &dyn Fn(&Utf8Path) -> Vec<u8>,
+) {
     // Where nobody's files are: the isolated hypervisor has this folder to itself.
     let folder = Utf8Path::new("/var/lib/libvirt/images/farmhand/machines/a b");
     says(hypervisor.volumes("farmhand-a b").await, "farmhand-a b");
@@ -97,8 +77,8 @@ async fn volumes_are_made_filled_and_removed_with_their_pool(hypervisor: &dyn Hy
 
     let local = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
     let mut content = vec![7; 300_000];
-    content.resize(5 << 20, 0);
-    content.extend([9; 100]);
+    content.resize(9 << 20, 0);
+    content.extend([9; 5000]);
     std::fs::write(local.path(), &content).unwrap();
     let file = Utf8PathBuf::from_path_buf(local.path().to_owned()).unwrap();
     let bytes = NewVolume { name: "base".into(), content: NewContent::Bytes, capacity: content.len() as u64 };
@@ -111,7 +91,8 @@ async fn volumes_are_made_filled_and_removed_with_their_pool(hypervisor: &dyn Hy
         Arc::new(move |sent| told.store(sent, std::sync::atomic::Ordering::Relaxed))
     };
     hypervisor.upload_volume("farmhand-a b", "base", &file, tell.clone()).await.unwrap();
-    assert!(told.load(std::sync::atomic::Ordering::Relaxed) >= 300_100);
+    assert!(told.load(std::sync::atomic::Ordering::Relaxed) >= 305_000);
+    assert!(read(&base) == content, "it is another content");
     says(hypervisor.upload_volume("farmhand-a b", "none", &file, tell.clone()).await, "none");
     says(
         hypervisor.upload_volume("farmhand-a b", "base", "/no/such/file".into(), tell).await,
@@ -138,27 +119,18 @@ async fn volumes_are_made_filled_and_removed_with_their_pool(hypervisor: &dyn Hy
 #[tokio::test]
 async fn simulated() {
     networks_are_made_started_and_reserve_addresses(&Simulated::new()).await;
-    volumes_are_made_filled_and_removed_with_their_pool(&Simulated::new()).await;
+    let simulated = Simulated::new();
+    let read = |path: &Utf8Path| {
+        simulated.volume_content("farmhand-a b", path.file_name().unwrap_or_default()).unwrap()
+    };
+    volumes_are_made_filled_and_removed_with_their_pool(&simulated, &read).await;
 }
 
 #[tokio::test]
 async fn libvirt() {
-    let isolated = Isolated::start().await;
-    networks_are_made_started_and_reserve_addresses(&isolated.libvirt).await;
-    volumes_are_made_filled_and_removed_with_their_pool(&isolated.libvirt).await;
-    // What went up is what is there: the folder of its images is below its own.
-    let folder = Utf8Path::new("/var/lib/libvirt/images/kept");
-    isolated.libvirt.ensure_pool("kept", folder).await.unwrap();
-    let local = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
-    let mut content = vec![7; 300_000];
-    content.resize(9 << 20, 0);
-    content.extend([9; 5000]);
-    std::fs::write(local.path(), &content).unwrap();
-    let capacity = content.len() as u64;
-    let bytes = NewVolume { name: "base".into(), content: NewContent::Bytes, capacity };
-    isolated.libvirt.create_volume("kept", &bytes).await.unwrap();
-    let file = Utf8Path::from_path(local.path()).unwrap();
-    isolated.libvirt.upload_volume("kept", "base", file, Arc::new(|_| {})).await.unwrap();
-    let there = isolated.folder.path().join("lib/images/kept/base");
-    assert!(std::fs::read(there).unwrap() == content, "it is another content");
+    let isolated = Isolated::start();
+    let libvirt = Libvirt::connect(&isolated.uri).await.unwrap();
+    networks_are_made_started_and_reserve_addresses(&libvirt).await;
+    let read = |path: &Utf8Path| isolated.read(path.as_str());
+    volumes_are_made_filled_and_removed_with_their_pool(&libvirt, &read).await;
 }
