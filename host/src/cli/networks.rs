@@ -33,12 +33,12 @@ pub(super) async fn missing(
                 unknown.insert(workbench.hosts[host].hypervisor.networks().await.into_diagnostic()?)
             }
         };
-        let members: Vec<_> = machines.iter().map(|machine| member(machine)).collect();
+        let members: Vec<_> = machines.iter().map(|machine| Member::of(machine)).collect();
         let others = workbench.farm.machines.values().filter(|machine| {
             machine.net.libvirt_network() == Some(network)
                 && !placed.iter().any(|(placed, _)| placed.name == machine.name)
         });
-        let others: Vec<_> = others.map(member).collect();
+        let others: Vec<_> = others.map(Member::of).collect();
         match plan::network(network, &members, &others, existing) {
             Ok(None) => {}
             Ok(Some(new)) => {
@@ -55,13 +55,4 @@ pub(super) async fn missing(
         }
     }
     Problems::unless_empty(problems, missing).map_err(Into::into)
-}
-
-fn member(machine: &Machine) -> Member {
-    Member {
-        machine: machine.name.clone(),
-        mac: machine.mac().to_owned(),
-        ip: machine.net.ip,
-        prefix: machine.net.prefix,
-    }
 }

@@ -83,10 +83,7 @@ impl Planned {
         let placed = place(args, &workbench, &names, &candidates)?;
         let capacities = candidates.into_iter().map(|candidate| candidate.capacity).collect();
         let missing = networks::missing(&workbench, &placed).await?;
-        let mut machines = workbench.plan(placed, &domains, steps, &options).await?;
-        for planned in &mut machines {
-            planned.network = missing.get(&planned.machine.name).cloned();
-        }
+        let machines = workbench.plan(placed, &domains, &missing, steps, &options).await?;
         Ok(Self { workbench, capacities, machines })
     }
 
@@ -190,6 +187,7 @@ impl Workbench {
         &self,
         placed: Vec<(Machine, Placed)>,
         domains: &[BTreeMap<String, Domain>],
+        missing: &BTreeMap<String, NewNetwork>,
         mut steps: IndexMap<String, ResolvedSteps>,
         options: &Options,
     ) -> miette::Result<Vec<PlannedMachine>> {
@@ -229,7 +227,7 @@ impl Workbench {
                 let plan =
                     plan::plan(name, project, &wanted, existing.as_ref(), options).into_diagnostic()?;
                 let (host, options) = (placed.hypervisor, options.clone());
-                let network = None;
+                let network = missing.get(name).cloned();
                 Ok(PlannedMachine { machine, host, existing, options, wanted, plan, inputs, network, steps })
             }
         };

@@ -1,4 +1,4 @@
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use camino::Utf8PathBuf;
 use miette::{IntoDiagnostic, WrapErr, miette};
@@ -8,13 +8,12 @@ use super::{
     FarmArgs, print, print_json,
     selection::Selection,
     ssh::{alias, known_hosts_line},
-    workbench::{Outside, Workbench},
+    workbench::Workbench,
 };
 use crate::{
     base::Credential,
     farm::Machine,
     guest::{Endpoint, openssh},
-    run::{self, Event},
 };
 
 /// Print how other programs reach machines by SSH: as blocks of ssh_config(5), or as JSON.
@@ -102,9 +101,8 @@ impl SshConfig {
 
 /// Where a machine is, and its host key.
 async fn known(workbench: &Workbench, machine: &Machine) -> miette::Result<(Endpoint, String)> {
-    let (host, _) = workbench.find_existing(&machine.name).await?;
-    let site = workbench.site(host, Outside::events(Arc::new(|_: Event| {})));
-    let endpoint = run::endpoint(&site, machine).await.into_diagnostic()?;
+    let (host, existing) = workbench.find_existing(&machine.name).await?;
+    let endpoint = workbench.endpoint(host, machine, &existing.domain).await.into_diagnostic()?;
     let help = format!("boot it: farmhand ssh '{}'", machine.name);
     let host_key = endpoint.host_key.clone();
     Ok((endpoint, host_key.ok_or_else(|| miette!(help = help, "it was never booted"))?))

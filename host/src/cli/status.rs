@@ -1,17 +1,9 @@
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{
-    FarmArgs, print, print_json,
-    selection::Selection,
-    table::table,
-    workbench::{Outside, Workbench},
-};
-use crate::{
-    hypervisor::DomainState,
-    run::{self, Event},
-};
+use super::{FarmArgs, print, print_json, selection::Selection, table::table, workbench::Workbench};
+use crate::hypervisor::DomainState;
 
 /// Show what exists of the farm's machines on its hypervisors.
 #[derive(Debug, clap::Args)]
@@ -47,11 +39,8 @@ impl Status {
             let (host, existing) =
                 found.map_or((None, None), |(host, existing)| (Some(host), Some(existing)));
             let domain = existing.as_ref().map(|existing| &existing.domain);
-            let ssh = match host {
-                Some(host) => {
-                    let site = workbench.site(host, Outside::events(Arc::new(|_: Event| {})));
-                    run::endpoint(&site, machine).await.ok().map(|endpoint| endpoint.address())
-                }
+            let endpoint = match host.zip(domain) {
+                Some((host, domain)) => workbench.endpoint(host, machine, domain).await.ok(),
                 None => None,
             };
             statuses.push(MachineStatus {
@@ -59,7 +48,7 @@ impl Status {
                 hypervisor: host.map(|host| host.config.name.clone()),
                 state: domain.map(|domain| domain.state),
                 managed: domain.is_some_and(|domain| domain.metadata.is_some()),
-                ssh,
+                ssh: endpoint.map(|endpoint| endpoint.address()),
                 snapshots: existing
                     .iter()
                     .flat_map(|existing| &existing.snapshots)

@@ -9,15 +9,16 @@ use miette::{IntoDiagnostic, WrapErr, miette};
 use super::FarmArgs;
 use crate::{
     base::Dirs,
-    farm::{self, Farm},
-    guest::{Way, ssh::SshConnector},
+    farm::{self, Farm, Machine},
+    guest::{Endpoint, Way, ssh::SshConnector},
     hypervisor::{
-        Hypervisor,
+        Domain, Hypervisor,
         libvirt::{Libvirt, default_uri, shares_files},
     },
     plan::Existing,
     run::{
-        self, EventSink, Journal, LocalStorage, Locks, Notice, Ports, RemoteStorage, RunId, Site, Storage,
+        self, Event, EventSink, Journal, LocalStorage, Locks, Notice, Ports, RemoteStorage, RunError, RunId,
+        Site, Storage,
     },
 };
 
@@ -156,6 +157,17 @@ impl Workbench {
             timeouts: self.farm.config.timeouts(),
             ports: self.ports.clone(),
         })
+    }
+
+    /// Where the guest of a machine's domain listens for SSH, as far as that is known now.
+    pub(super) async fn endpoint(
+        &self,
+        host: &Host,
+        machine: &Machine,
+        domain: &Domain,
+    ) -> Result<Endpoint, RunError> {
+        let site = self.site(host, Outside::events(Arc::new(|_: Event| {})));
+        run::endpoint(&site, machine, domain).await
     }
 
     /// A connection to a hypervisor, whether the farm has it or not.

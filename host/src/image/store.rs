@@ -57,6 +57,8 @@ pub struct StoredImage {
     pub path: Utf8PathBuf,
     /// Digest of its content.
     pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
     /// Its format.
     pub format: Format,
     /// What a guest sees of it, in bytes.
@@ -124,7 +126,8 @@ impl Store {
             format::inspect(&file).map_err(|message| ImageError::Unusable { uri, message })
         })
         .await?;
-        Ok(StoredImage { path: stored.path, digest: stored.digest, format, virtual_size })
+        let StoredFile { path, digest, size } = stored;
+        Ok(StoredImage { path, digest, size, format, virtual_size })
     }
 
     /// Has a file of any kind (a kernel, an initrd) in the store.

@@ -3,7 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::hypervisor::{Network, NewNetwork, Subnet};
+use crate::{
+    farm::Machine,
+    hypervisor::{Network, NewNetwork, Subnet},
+};
 
 /// The prefix of a missing network whose machines name none.
 const PREFIX: u8 = 24;
@@ -19,6 +22,18 @@ pub struct Member {
     pub ip: Option<IpAddr>,
     /// The length of that address's prefix, if the definition gives it.
     pub prefix: Option<u8>,
+}
+
+impl Member {
+    /// A machine as its definition says.
+    pub fn of(machine: &Machine) -> Self {
+        Self {
+            machine: machine.name.clone(),
+            mac: machine.mac().to_owned(),
+            ip: machine.net.ip,
+            prefix: machine.net.prefix,
+        }
+    }
 }
 
 /// Why a machine can't be in a network as its definition says.

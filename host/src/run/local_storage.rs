@@ -12,7 +12,9 @@ use super::{
 use crate::{
     base::{Checksum, ChecksumValue, Digest, Dirs},
     farm::{FirstBoot, Lock, LockedImage, Machine, Resource, disk_name},
-    image::{self, Hold, ImageError, Meter, Progress, Source, Store, create_overlay},
+    image::{
+        self, Hold, ImageError, Meter, Progress, Source, Store, StoredFile, StoredImage, create_overlay,
+    },
 };
 
 /// Images in the user's cache and disks in the user's data folder, for a hypervisor on this host.
@@ -104,13 +106,12 @@ impl LocalStorage {
         // A disk image must stand on its own; a kernel is just a file.
         let file = if name.starts_with("disk") {
             let image = self.store.ensure(&source, progress).await.map_err(failed)?;
-            let size = std::fs::metadata(&image.path).map(|metadata| metadata.len()).unwrap_or_default();
-            let (format, virtual_size) = (Some(image.format), image.virtual_size);
-            Fetched { path: image.path, digest: image.digest, size, format, virtual_size }
+            let StoredImage { path, digest, size, format, virtual_size } = image;
+            Fetched { path, digest, size, format: Some(format), virtual_size }
         } else {
             let file = self.store.ensure_file(&source, progress).await.map_err(failed)?;
-            let size = file.size;
-            Fetched { path: file.path, digest: file.digest, size, format: None, virtual_size: size }
+            let StoredFile { path, digest, size } = file;
+            Fetched { path, digest, size, format: None, virtual_size: size }
         };
         if is_pinned && let Some(digest) = self.store.origin_digest(&source) {
             let pin = |lock: &mut Lock| {

@@ -320,7 +320,7 @@ pub async fn reach(site: &Site, machine: &Machine) -> Result<Endpoint, RunError>
     } else if found.metadata.is_none_or(|metadata| metadata.ssh_host_key.is_none()) {
         connect(site, machine, Deadline::after(site.timeouts.connection)).await?.close().await;
     }
-    endpoint(site, machine).await
+    endpoint(site, machine, &domain(site, &machine.name).await?).await
 }
 
 /// Whether a machine runs.
@@ -332,13 +332,12 @@ async fn domain(site: &Site, name: &str) -> Result<Domain, RunError> {
     site.hypervisor.domain(name).await?.ok_or_else(|| RunError::NoDomain(name.to_owned()))
 }
 
-/// Where a machine's guest listens for SSH, as far as that is known now, and its host key if that is pinned.
-pub async fn endpoint(site: &Site, machine: &Machine) -> Result<Endpoint, RunError> {
-    let domain = domain(site, &machine.name).await?;
-    if !has_network(&domain) {
-        return Err(RunError::NoWay(domain.name));
+/// Where the guest of a machine's domain listens for SSH, as far as that is known now, and its host key if that is pinned.
+pub async fn endpoint(site: &Site, machine: &Machine, domain: &Domain) -> Result<Endpoint, RunError> {
+    if !has_network(domain) {
+        return Err(RunError::NoWay(domain.name.clone()));
     }
-    Ok(address::find(site, machine, &domain).await?.endpoint)
+    Ok(address::find(site, machine, domain).await?.endpoint)
 }
 
 /// Asks the guest agent for the host key, so that the very first connection is verified: the agent's channel does not cross

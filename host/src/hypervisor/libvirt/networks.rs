@@ -111,11 +111,11 @@ fn start(connect: &Connect, name: &str) -> Result<(), Fault> {
 
 fn reserve(connect: &Connect, name: &str, reservation: &Reservation) -> Result<(), Fault> {
     let network = VirtNetwork::lookup_by_name(connect, c_text(name)?)?;
-    let described = describe(&network)?.map(|network| network.reservations).unwrap_or_default();
-    if described.contains(reservation) {
+    let reserved = reservations(&network)?;
+    if reserved.contains(reservation) {
         return Ok(());
     }
-    if let Some(old) = described.iter().find(|other| other.mac == reservation.mac) {
+    if let Some(old) = reserved.iter().find(|other| other.mac == reservation.mac) {
         update(&network, sys::VIR_NETWORK_UPDATE_COMMAND_DELETE, old)?;
     }
     update(&network, sys::VIR_NETWORK_UPDATE_COMMAND_ADD_LAST, reservation)
@@ -123,11 +123,14 @@ fn reserve(connect: &Connect, name: &str, reservation: &Reservation) -> Result<(
 
 fn release(connect: &Connect, name: &str, mac: &str) -> Result<(), Fault> {
     let Some(network) = lookup_if_any(connect, name)? else { return Ok(()) };
-    let described = describe(&network)?.map(|network| network.reservations).unwrap_or_default();
-    match described.iter().find(|reservation| reservation.mac == mac) {
+    match reservations(&network)?.iter().find(|reservation| reservation.mac == mac) {
         Some(reservation) => update(&network, sys::VIR_NETWORK_UPDATE_COMMAND_DELETE, reservation),
         None => Ok(()),
     }
+}
+
+fn reservations(network: &VirtNetwork) -> Result<Vec<Reservation>, Fault> {
+    Ok(describe(network)?.map(|network| network.reservations).unwrap_or_default())
 }
 
 /// Changes a reservation of an active network now, and that of a persistent one for its next start.

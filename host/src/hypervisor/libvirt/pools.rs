@@ -90,7 +90,8 @@ impl Pools for Libvirt {
         uploaded: Uploaded,
     ) -> Result<(), HypervisorError> {
         let operation = format!("upload {file} to the volume {name} in storage pool {pool}");
-        let size = std::fs::metadata(file).map(|metadata| metadata.len()).unwrap_or_default();
+        // One that is not there is told by the upload itself.
+        let size = tokio::fs::metadata(file).await.map(|metadata| metadata.len()).unwrap_or_default();
         let limit = CHANGE_LIMIT + Duration::from_secs(size / SLOWEST);
         let (pool, name, file) = (pool.to_owned(), name.to_owned(), file.to_owned());
         self.call(limit, &operation, move |connect| upload(connect, &pool, &name, &file, &uploaded)).await

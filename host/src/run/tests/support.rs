@@ -246,12 +246,7 @@ impl World {
 
     async fn network(&self, machine: &Machine) -> Option<NewNetwork> {
         let existing = self.hypervisor.networks().await.unwrap();
-        let members = [Member {
-            machine: machine.name.clone(),
-            mac: machine.mac().to_owned(),
-            ip: machine.net.ip,
-            prefix: machine.net.prefix,
-        }];
+        let members = [Member::of(machine)];
         machine.net.libvirt_network().and_then(|name| plan::network(name, &members, &[], &existing).unwrap())
     }
 
