@@ -116,6 +116,29 @@ async fn volumes_are_made_filled_and_removed_with_their_pool(
     assert_eq!(hypervisor.pools().await.unwrap(), Vec::<String>::new());
 }
 
+/// libvirt itself refuses to look through a pool in which a volume is being made.
+async fn pools_are_looked_through_while_volumes_are_made(hypervisor: &dyn Hypervisor) {
+    let folder = Utf8Path::new("/var/lib/libvirt/images/farmhand/images");
+    hypervisor.ensure_pool("farmhand", folder).await.unwrap();
+    let base = NewVolume { name: "base".into(), content: NewContent::Bytes, capacity: 1 << 20 };
+    let backing = hypervisor.create_volume("farmhand", &base).await.unwrap();
+    let made = async {
+        for number in 0..10 {
+            let content = NewContent::Layer { backing: backing.clone(), format: "raw" };
+            let layer = NewVolume { name: format!("layer{number}"), content, capacity: 1 << 20 };
+            hypervisor.create_volume("farmhand", &layer).await.unwrap();
+        }
+    };
+    let looked_through = async {
+        for _ in 0..40 {
+            hypervisor.volumes("farmhand").await.unwrap();
+        }
+    };
+    tokio::join!(made, looked_through);
+    assert_eq!(hypervisor.volumes("farmhand").await.unwrap().len(), 11);
+    hypervisor.remove_pool("farmhand").await.unwrap();
+}
+
 #[tokio::test]
 async fn simulated() {
     networks_are_made_started_and_reserve_addresses(&Simulated::new()).await;
@@ -124,6 +147,7 @@ async fn simulated() {
         simulated.volume_content("farmhand-a b", path.file_name().unwrap_or_default()).unwrap()
     };
     volumes_are_made_filled_and_removed_with_their_pool(&simulated, &read).await;
+    pools_are_looked_through_while_volumes_are_made(&simulated).await;
 }
 
 #[tokio::test]
@@ -133,4 +157,5 @@ async fn libvirt() {
     networks_are_made_started_and_reserve_addresses(&libvirt).await;
     let read = |path: &Utf8Path| isolated.read(path.as_str());
     volumes_are_made_filled_and_removed_with_their_pool(&libvirt, &read).await;
+    pools_are_looked_through_while_volumes_are_made(&libvirt).await;
 }

@@ -8,10 +8,15 @@ use std::{
 };
 
 use async_trait::async_trait;
+use backon::{BlockingRetryable as _, ExponentialBuilder};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::SeekFrom as Extent;
 use virt::{
-    connect::Connect, error::ErrorNumber, storage_pool::StoragePool, storage_vol::StorageVol, stream::Stream,
+    connect::Connect,
+    error::{Error, ErrorDomain, ErrorNumber},
+    storage_pool::StoragePool,
+    storage_vol::StorageVol,
+    stream::Stream,
     sys,
 };
 
@@ -27,6 +32,10 @@ const PIECE: usize = 256 << 10;
 const SHORT_HOLE: u64 = 1 << 20;
 /// An upload that is slower than this, in bytes a second, is taken to hang.
 const SLOWEST: u64 = 64 << 10;
+/// How long a pool is waited for in which volumes are being made: together, at first between two tries, and at most.
+const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
 
 #[async_trait]
 impl Pools for Libvirt {
@@ -59,7 +68,7 @@ impl Pools for Libvirt {
         self.call(ASK_LIMIT, &operation, move |connect| {
             let pool = lookup(connect, &pool)?;
             start(&pool)?;
-            pool.refresh(0)?;
+            unless_busy(|| pool.refresh(0))?;
             let mut volumes = Vec::new();
             for volume in pool.list_all_volumes(0)? {
                 if let Some(xml) = if_any(volume.get_xml_desc(0), ErrorNumber::NoStorageVolume)? {
@@ -152,14 +161,27 @@ fn start(pool: &StoragePool) -> Result<(), Fault> {
     }
 }
 
+/// Calls once more while it may be that a volume is being made in the pool: libvirt has no error of its own for that, and does
+/// not wait by itself.
+fn unless_busy<T>(call: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    let pauses = ExponentialBuilder::default()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_delay(LAST_PAUSE)
+        .without_max_times()
+        .with_total_delay(Some(PATIENCE));
+    let may_be_busy =
+        |error: &Error| error.code() == ErrorNumber::InternalError && error.domain() == ErrorDomain::Storage;
+    call.retry(pauses).when(may_be_busy).call()
+}
+
 fn remove(connect: &Connect, name: &str) -> Result<(), Fault> {
     let Some(pool) = lookup_if_any(connect, name)? else { return Ok(()) };
     start(&pool)?;
-    pool.refresh(0)?;
+    unless_busy(|| pool.refresh(0))?;
     for volume in pool.list_all_volumes(0)? {
         if_any(volume.delete(0), ErrorNumber::NoStorageVolume)?;
     }
-    pool.destroy()?;
+    unless_busy(|| pool.destroy())?;
     pool.delete(sys::VIR_STORAGE_POOL_DELETE_NORMAL)?;
     Ok(pool.undefine()?)
 }
