@@ -6,9 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     auth::Auth,
-    machine::Wrong,
     source::{ImageSetup, PublicKey, is_plain_name},
-    yaml::Key,
+    yaml::{Key, Mistake},
 };
 use crate::base::{Digest, Secret};
 
@@ -66,7 +65,7 @@ pub struct FirstBootUser {
 
 impl CloudInit {
     /// What is asked for, if anything is.
-    fn data(self) -> Result<Option<CloudInitData>, Wrong> {
+    fn data(self) -> Result<Option<CloudInitData>, Mistake> {
         let data = match self {
             Self::Flag(false) => return Ok(None),
             Self::Flag(true) => CloudInitData::default(),
@@ -79,11 +78,11 @@ impl CloudInit {
             let message = format!(
                 "`{key}` can't be set: farmhand makes the machine's SSH host key itself, to know it before the first connection"
             );
-            return Err(Wrong::new(place(key), message).help("leave it out"));
+            return Err(Mistake::new(place(key), message).help("leave it out"));
         }
         if data.user_data.get("users").is_some_and(|users| !users.is_array()) {
             let help = "write `users: [{ name: ada }]`; the login user of vm.metadata.auth is made anyway";
-            return Err(Wrong::new(place("users"), "`users` must be a list").help(help));
+            return Err(Mistake::new(place("users"), "`users` must be a list").help(help));
         }
         Ok(Some(data))
     }
@@ -97,10 +96,10 @@ impl FirstBoot {
         cloud_init: Option<CloudInit>,
         auth: &Auth,
         setups: &[&ImageSetup],
-    ) -> Result<Option<Self>, Wrong> {
+    ) -> Result<Option<Self>, Mistake> {
         if !is_plain_name(&hostname) {
             let message = format!("`{hostname}` is no host name");
-            let wrong = Wrong::new(["metadata", "hostname"], message);
+            let wrong = Mistake::new(["metadata", "hostname"], message);
             return Err(wrong.help("write letters, digits, `-`, `_` and `.`"));
         }
         let Some(CloudInitData { user_data, network_config }) =
@@ -111,7 +110,7 @@ impl FirstBoot {
             }
             let message = "setup_image is done by cloud-init at the first boot, and this machine has none";
             let help = "if the image has cloud-init, set vm.metadata.cloud_init: true; else leave setup_image out, and say in vm.metadata.auth how the image lets users in";
-            return Err(Wrong::new(["metadata", "sources"], message).help(help));
+            return Err(Mistake::new(["metadata", "sources"], message).help(help));
         };
         let root_password = auth.root_password().cloned();
         let users = vec![auth.first_boot_user()];

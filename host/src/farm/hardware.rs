@@ -5,8 +5,8 @@ use std::{net::IpAddr, num::NonZeroU16};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    machine::{LOOPBACK, Wrong},
-    yaml::Key,
+    machine::LOOPBACK,
+    yaml::{Key, Mistake},
 };
 
 /// How many disks a machine may have: one for each letter of `vda` to `vdz`.
@@ -201,9 +201,9 @@ enum Mask {
 }
 
 impl NetworkDefinition {
-    pub(super) fn check(self) -> Result<Network, Wrong> {
+    pub(super) fn check(self) -> Result<Network, Mistake> {
         let Self { kind, source, mac, ip, mask, port_forwards } = self;
-        let wrong = |key: &str, message: String, help: &str| Wrong::new(["net", key], message).help(help);
+        let wrong = |key: &str, message: String, help: &str| Mistake::new(["net", key], message).help(help);
         if let Some(mac) = &mac {
             check_mac(mac).map_err(|(message, help)| wrong("mac", message, help))?;
         }
@@ -256,7 +256,7 @@ impl NetworkDefinition {
             if port_forwards[..index].iter().any(|other| forward.clashes_with(other)) {
                 let place: Vec<Key> = vec!["net".into(), "port_forwards".into(), index.into(), "host".into()];
                 let message = format!("port {} of {} is forwarded twice", forward.host, forward.address);
-                return Err(Wrong::new(place, message).help("forward another port of the host"));
+                return Err(Mistake::new(place, message).help("forward another port of the host"));
             }
         }
         let mac = mac.map(|mac| mac.to_ascii_lowercase());

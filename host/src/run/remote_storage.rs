@@ -88,7 +88,12 @@ impl RemoteStorage {
         }
         let mut layers = Vec::new();
         for machine in pools.iter().filter(|pool| pool.starts_with(MACHINE)) {
-            layers.extend(hypervisor.volumes(machine).await?);
+            match hypervisor.volumes(machine).await {
+                Ok(volumes) => layers.extend(volumes),
+                // It went with its machine meanwhile.
+                Err(_) if !hypervisor.pools().await?.contains(machine) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         let is_needed = |image: &Volume| {
             let digest = image.name.replace('-', ":");

@@ -77,9 +77,9 @@ impl Definitions {
         })?;
         let names = MachineNames { platform: pair.platform.clone(), target: pair.target.clone() };
         let template = self.domain_templates.find(&definition, &names)?;
-        let template = template.map_err(|wrong| merged.problem(wrong.into()).unwrap_or_else(place))?;
+        let template = template.map_err(|mistake| merged.problem(mistake).unwrap_or_else(place))?;
         let machine = Machine::new(definition, names, &self.root, &vm, template)
-            .map_err(|wrong| merged.problem(wrong.into()).unwrap_or_else(place))?
+            .map_err(|mistake| merged.problem(mistake).unwrap_or_else(place))?
             .at(|path| merged.place(path).cloned());
         machine.template().render(&machine, &DomainInputs::stand_ins(&machine))?;
         Ok(machine)

@@ -23,8 +23,9 @@ pub use schema::{DomainSchema, SchemaError};
 use self::{kind::needed_kind, trace::Trace};
 use super::{
     Machine,
-    machine::{DomainType, MachineDefinition, MachineNames, Wrong},
+    machine::{DomainType, MachineDefinition, MachineNames},
     template::{TemplateError, Templates},
+    yaml::Mistake,
 };
 use crate::base::{Digest, Problem, SnapshotKind, SourceFile};
 
@@ -60,12 +61,12 @@ impl DomainTemplates {
         &self,
         definition: &MachineDefinition,
         names: &MachineNames,
-    ) -> Result<Result<DomainTemplate, Wrong>, Problem> {
+    ) -> Result<Result<DomainTemplate, Mistake>, Problem> {
         if let Some(name) = definition.named_template() {
             return Ok(self.get(name)?.ok_or_else(|| {
                 let message = format!("there is no domain template `{name}`");
                 let help = format!("looked for {}", self.path(name));
-                Wrong::new(["metadata", "template"], message).help(help)
+                Mistake::new(["metadata", "template"], message).help(help)
             }));
         }
         for name in definition.template_names(names) {

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    DomainType, Machine, Places, Transport, Wrong,
+    DomainType, Machine, Places, Transport,
     disks::{self, DiskDefinition, KernelDefinition},
     made_mac,
 };
@@ -17,6 +17,7 @@ use crate::{
         first_boot::{CloudInit, FirstBoot, as_hostname},
         hardware::NetworkDefinition,
         source::{self, Folders, Sources},
+        yaml::Mistake,
     },
 };
 
@@ -107,7 +108,7 @@ impl Machine {
         root: &Utf8Path,
         vm: &Value,
         template: DomainTemplate,
-    ) -> Result<Self, Wrong> {
+    ) -> Result<Self, Mistake> {
         let MachineDefinition {
             metadata,
             arch,
@@ -128,21 +129,21 @@ impl Machine {
         {
             let rule = "1 to 64 ASCII letters, digits, blanks, `_`, `-` or `.`, and a letter or digit first";
             let message = format!("`{name}` is no name for a machine");
-            return Err(Wrong::new(["metadata", "name"], message).help(format!("it needs {rule}")));
+            return Err(Mistake::new(["metadata", "name"], message).help(format!("it needs {rule}")));
         }
         if !(1..=512).contains(&vcpus) {
             let message = format!("{vcpus} virtual CPUs are no number for a machine");
-            return Err(Wrong::new(["vcpus"], message).help("it can have 1 to 512"));
+            return Err(Mistake::new(["vcpus"], message).help("it can have 1 to 512"));
         }
         if !(16..=16 << 20).contains(&ram) {
             let message = format!("{ram} MiB of memory are no size for a machine");
-            return Err(Wrong::new(["ram"], message).help("it can have 16 (16 MiB) to 16777216 (16 TiB)"));
+            return Err(Mistake::new(["ram"], message).help("it can have 16 (16 MiB) to 16777216 (16 TiB)"));
         }
         let arch = arch.map(|arch| libvirt_arch(&arch).to_owned());
         if firmware == Some(Firmware::Bios) && matches!(arch.as_deref(), Some("aarch64" | "armv7l")) {
             let message = "there is no BIOS for ARM".to_owned();
             return Err(
-                Wrong::new(["firmware"], message).help("write `firmware: uefi`, or boot a kernel directly")
+                Mistake::new(["firmware"], message).help("write `firmware: uefi`, or boot a kernel directly")
             );
         }
         let net = net.check()?;

@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Wrong;
 use crate::farm::{
     DiskBus, DiskSize,
     hardware::MAX_DISKS,
     source::{Resource, Sources},
+    yaml::Mistake,
 };
 
 /// A disk: a qcow2 overlay on an image.
@@ -61,14 +61,14 @@ pub fn disk_name(index: usize) -> String {
 }
 
 /// Disks with their images and devices.
-pub(super) fn disks(written: &[DiskDefinition], sources: &Sources<'_>) -> Result<Vec<Disk>, Wrong> {
+pub(super) fn disks(written: &[DiskDefinition], sources: &Sources<'_>) -> Result<Vec<Disk>, Mistake> {
     if written.is_empty() {
         let help = "give it one: `disks: [{ src: debian.qcow2 }]`, with an image of `metadata.sources`, a URL or a path";
-        return Err(Wrong::new(["disks"], "the machine has no disks").help(help));
+        return Err(Mistake::new(["disks"], "the machine has no disks").help(help));
     }
     if written.len() > MAX_DISKS {
         let message = format!("{} disks are more than a machine can have", written.len());
-        return Err(Wrong::new(["disks"], message).help(format!("it can have {MAX_DISKS}")));
+        return Err(Mistake::new(["disks"], message).help(format!("it can have {MAX_DISKS}")));
     }
     let mut disks: Vec<Disk> = Vec::new();
     for (index, disk) in written.iter().enumerate() {
@@ -78,7 +78,7 @@ pub(super) fn disks(written: &[DiskDefinition], sources: &Sources<'_>) -> Result
             let rest = name.strip_prefix(prefix).unwrap_or_default();
             if rest.is_empty() || rest.len() > 2 || !rest.chars().all(|c| c.is_ascii_lowercase()) {
                 let message = format!("`{name}` is no device of a {} disk", disk.bus.name());
-                return Err(Wrong::new(place("devname"), message)
+                return Err(Mistake::new(place("devname"), message)
                     .help(format!("write `{prefix}a`, `{prefix}b`, ...")));
             }
         }
@@ -92,7 +92,7 @@ pub(super) fn disks(written: &[DiskDefinition], sources: &Sources<'_>) -> Result
         if let Some(other) = names[..index].iter().position(|other| other == &names[index]) {
             let message = format!("disks {other} and {index} would both be {}", names[index]);
             let key = if disk.devname.is_some() { "devname" } else { "src" };
-            return Err(Wrong::new(place(key), message).help("give one of them another `devname`"));
+            return Err(Mistake::new(place(key), message).help("give one of them another `devname`"));
         }
     }
     Ok(disks)
@@ -107,7 +107,7 @@ pub(in crate::farm) fn device_names(disks: &[Disk]) -> Vec<String> {
 }
 
 /// The kernel with its files.
-pub(super) fn kernel(written: KernelDefinition, sources: &Sources<'_>) -> Result<Kernel, Wrong> {
+pub(super) fn kernel(written: KernelDefinition, sources: &Sources<'_>) -> Result<Kernel, Mistake> {
     let KernelDefinition { src, initrd, params } = written;
     let place = |key: &'static str| move || vec!["kernel".into(), key.into()];
     let image = sources.find(&src, place("src"))?;

@@ -2,7 +2,6 @@
 
 mod definition;
 mod disks;
-mod wrong;
 
 use std::net::IpAddr;
 
@@ -15,7 +14,6 @@ pub use disks::{Disk, Kernel, disk_name};
 
 pub(super) use definition::{MachineDefinition, MachineNames};
 pub(super) use disks::device_names;
-pub(super) use wrong::Wrong;
 
 use super::{
     DomainTemplate, Firmware, FirstBoot, Network, Phases,

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     base::Secret,
-    farm::{definition::nearest, machine::Wrong, yaml::Key},
+    farm::{
+        definition::nearest,
+        yaml::{Key, Mistake},
+    },
 };
 
 /// Callbacks that can stand in `before_provision`.
@@ -121,7 +124,7 @@ pub(super) fn before_provision(
     place: &[Key],
     root: &Utf8Path,
     files: &mut Files,
-) -> Result<(), Wrong> {
+) -> Result<(), Mistake> {
     let pipeline: Pipeline = read(source, place)?;
     let place = below(place, "before_provision");
     for (index, action) in pipeline.before_provision.iter().enumerate() {
@@ -144,7 +147,7 @@ pub(super) fn before_provision(
                     let message =
                         format!("machines' disks are made from qcow2 or raw, not {}", to_format.name());
                     let help = "write `to_format: qcow2`";
-                    return Err(Wrong::new(below(&place, "to_format"), message).help(help));
+                    return Err(Mistake::new(below(&place, "to_format"), message).help(help));
                 }
                 let resource = input(&src, &below(&place, "src"), Some(root), files)?;
                 files.add(&dest, resource.then(ResourceStep::ImgConvert { from_format, to_format }));
@@ -153,7 +156,7 @@ pub(super) fn before_provision(
             _ => {
                 let help =
                     format!("add `callback: callbacks/sources/NAME.yaml`; known are {}", list(&BEFORE));
-                return Err(Wrong::new(place, "no callback is named").help(help));
+                return Err(Mistake::new(place, "no callback is named").help(help));
             }
         }
     }
@@ -166,7 +169,7 @@ pub(super) fn on_provision(
     place: &[Key],
     fetched: &Files,
     provided: &mut Files,
-) -> Result<(), Wrong> {
+) -> Result<(), Mistake> {
     let pipeline: Pipeline = read(source, place)?;
     let place = below(place, "on_provision");
     let actions: Vec<(Value, Vec<Key>)> = match pipeline.on_provision {
@@ -187,12 +190,12 @@ pub(super) fn on_provision(
 }
 
 /// Which of the `known` callbacks an action names; `None` when it names none.
-fn callback<'k>(action: &Value, place: &[Key], known: &[&'k str]) -> Result<Option<&'k str>, Wrong> {
+fn callback<'k>(action: &Value, place: &[Key], known: &[&'k str]) -> Result<Option<&'k str>, Mistake> {
     let Some(value) = action.get("callback") else { return Ok(None) };
     let place = below(place, "callback");
     let Some(path) = value.as_str() else {
         let help = format!("known here are {}", list(known));
-        return Err(Wrong::new(place, "`callback` must be a name").help(help));
+        return Err(Mistake::new(place, "`callback` must be a name").help(help));
     };
     let name = path.strip_prefix(FOLDER).unwrap_or(path);
     let name = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml")).unwrap_or(name);
@@ -204,14 +207,14 @@ fn callback<'k>(action: &Value, place: &[Key], known: &[&'k str]) -> Result<Opti
     let near = nearest(last, &names).map(|near| format!("did you mean `{near}`? ")).unwrap_or_default();
     let message = format!("there is no callback `{path}`");
     let help = format!("{near}farmhand has callbacks of its own and runs no others; here: {}", list(known));
-    Err(Wrong::new(place, message).help(help))
+    Err(Mistake::new(place, message).help(help))
 }
 
 fn list(names: &[&str]) -> String {
     names.join(", ")
 }
 
-fn fetch(fetch: &Fetch, place: &[Key], root: &Utf8Path, files: &mut Files) -> Result<(), Wrong> {
+fn fetch(fetch: &Fetch, place: &[Key], root: &Utf8Path, files: &mut Files) -> Result<(), Mistake> {
     let mut keys = ChecksumKeys {
         uri: fetch.checksum_uri.as_deref(),
         kind: fetch.checksum_type.as_deref(),
@@ -243,19 +246,19 @@ fn fetch(fetch: &Fetch, place: &[Key], root: &Utf8Path, files: &mut Files) -> Re
     Ok(())
 }
 
-fn setup_image(setup: SetupImage, place: &[Key], root: &Utf8Path, files: &mut Files) -> Result<(), Wrong> {
+fn setup_image(setup: SetupImage, place: &[Key], root: &Utf8Path, files: &mut Files) -> Result<(), Mistake> {
     let SetupImage { src, dest, root_password, hostname, user, password, ssh_key, .. } = setup;
     let mut resource = input(&src, &below(place, "src"), Some(root), files)?;
     if password.is_some() && user.is_none() {
         let help = "give `user` as well, or `root_password` instead";
-        return Err(Wrong::new(below(place, "password"), "this is nobody's password").help(help));
+        return Err(Mistake::new(below(place, "password"), "this is nobody's password").help(help));
     }
     for (key, name) in [("hostname", &hostname), ("user", &user)] {
         if let Some(name) = name
             && !is_plain_name(name)
         {
             let help = "it has 1 to 64 letters, digits, `-`, `_` or `.`, and a letter or digit first";
-            return Err(Wrong::new(below(place, key), format!("`{name}` is no {key}")).help(help));
+            return Err(Mistake::new(below(place, key), format!("`{name}` is no {key}")).help(help));
         }
     }
     let ssh_key = ssh_key.map(|key| match key.contains(' ') {
@@ -281,7 +284,7 @@ pub(in crate::farm) fn is_plain_name(name: &str) -> bool {
 }
 
 /// The file that a callback works on: one that a callback before it gave, else one of this host.
-fn input(src: &str, place: &[Key], root: Option<&Utf8Path>, files: &Files) -> Result<Resource, Wrong> {
+fn input(src: &str, place: &[Key], root: Option<&Utf8Path>, files: &Files) -> Result<Resource, Mistake> {
     if let Some(resource) = files.find(src) {
         return Ok(resource);
     }
@@ -295,5 +298,5 @@ fn input(src: &str, place: &[Key], root: Option<&Utf8Path>, files: &Files) -> Re
         true => "let a callback `fetch` come before it, whose `dest` is this name".to_owned(),
         false => format!("{near}there are {}", super::quoted(&names)),
     };
-    Err(Wrong::new(place.to_vec(), format!("no callback before this one gives a file `{src}`")).help(help))
+    Err(Mistake::new(place.to_vec(), format!("no callback before this one gives a file `{src}`")).help(help))
 }

@@ -21,8 +21,7 @@ pub use resource::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
 use self::files::Files;
 use super::{
     definition::nearest,
-    machine::Wrong,
-    yaml::{self, Key},
+    yaml::{self, Key, Mistake},
 };
 
 /// The files that `vm.metadata.sources` defines, by the names under which disks and kernels refer to them.
@@ -42,7 +41,7 @@ pub(super) struct Folders<'a> {
 
 impl<'a> Sources<'a> {
     /// Reads all sources of a machine. `root` is the farm's folder, to which relative paths refer.
-    pub(super) fn new(sources: &[Value], folders: Folders<'_>, root: &'a Utf8Path) -> Result<Self, Wrong> {
+    pub(super) fn new(sources: &[Value], folders: Folders<'_>, root: &'a Utf8Path) -> Result<Self, Mistake> {
         // The callbacks of all sources come first, then what each one provides.
         let mut fetched = Files::new(folders);
         let mut provided = Files::new(folders);
@@ -63,7 +62,7 @@ impl<'a> Sources<'a> {
     }
 
     /// The source that a disk or kernel names, else the file at that path. `place` is where the name stands.
-    pub(super) fn find(&self, src: &str, place: impl FnOnce() -> Vec<Key>) -> Result<Resource, Wrong> {
+    pub(super) fn find(&self, src: &str, place: impl FnOnce() -> Vec<Key>) -> Result<Resource, Mistake> {
         if let Some(resource) = self.provided.find(src).or_else(|| self.provided.find_by_file_name(src)) {
             return Ok(resource);
         }
@@ -75,7 +74,7 @@ impl<'a> Sources<'a> {
             let message =
                 format!("`{src}` is neither a resource of vm.metadata.sources ({known}) nor a file ({uri})");
             let help = "name one of the resources, a URL, or a path that is relative to farm.yaml";
-            return Err(Wrong::new(place(), message).help(near.unwrap_or_default() + help));
+            return Err(Mistake::new(place(), message).help(near.unwrap_or_default() + help));
         }
         Ok(Resource::new(uri, None))
     }
@@ -99,13 +98,13 @@ fn is_pipeline(source: &Value) -> bool {
 }
 
 /// Reads a value that stands at `place`.
-fn read<T: DeserializeOwned>(value: &Value, place: &[Key]) -> Result<T, Wrong> {
+fn read<T: DeserializeOwned>(value: &Value, place: &[Key]) -> Result<T, Mistake> {
     yaml::mistakes(value.clone()).map_err(|mistakes| {
         let first = mistakes.into_iter().next().map(|mut mistake| {
             mistake.path.splice(0..0, place.iter().cloned());
-            mistake.into()
+            mistake
         });
-        first.unwrap_or_else(|| Wrong::new(place.to_vec(), "this can't be read"))
+        first.unwrap_or_else(|| Mistake::new(place.to_vec(), "this can't be read"))
     })
 }
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::{Checksum, ChecksumAlgorithm, ChecksumValue},
-    farm::{machine::Wrong, yaml::Key},
+    farm::yaml::{Key, Mistake},
 };
 
 #[derive(Debug, Deserialize)]
@@ -51,7 +51,7 @@ pub(super) fn read_source(
     place: &[Key],
     root: &Utf8Path,
     files: &mut Files,
-) -> Result<(), Wrong> {
+) -> Result<(), Mistake> {
     let source: PlainSource = read(source, place)?;
     let keys = ChecksumKeys {
         uri: source.checksum_uri.as_deref(),
@@ -80,8 +80,8 @@ pub(super) fn checksum(
     keys: ChecksumKeys<'_>,
     place: &[Key],
     root: &Utf8Path,
-) -> Result<Option<Checksum>, Wrong> {
-    let wrong = |key: &str, message: String| Wrong::new(below(place, key), message);
+) -> Result<Option<Checksum>, Mistake> {
+    let wrong = |key: &str, message: String| Mistake::new(below(place, key), message);
     let algorithm = keys.kind.map(str::parse::<ChecksumAlgorithm>).transpose();
     let algorithm = algorithm.map_err(|error| {
         wrong("checksum_type", error.to_string()).help("known are md5, sha1, sha256 and sha512")

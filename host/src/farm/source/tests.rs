@@ -8,8 +8,8 @@ use crate::farm::yaml::Mistake;
 const FOLDERS: Folders<'_> = Folders { tmp_dir: Some("/tmp/vm"), libvirt_pool_dir: Some("/pool") };
 
 fn find(sources: &Value, src: &str) -> Result<Resource, String> {
-    let told = |wrong: Wrong| {
-        let Mistake { path, message, help, .. } = wrong.into();
+    let told = |wrong: Mistake| {
+        let Mistake { path, message, help, .. } = wrong;
         format!("{}: {message}; {}", self::path(&path), help.unwrap_or_default())
     };
     let sources = Sources::new(sources.as_array().unwrap(), FOLDERS, Utf8Path::new("/farm")).map_err(told)?;

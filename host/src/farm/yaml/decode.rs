@@ -24,7 +24,20 @@ pub(in crate::farm) struct Mistake {
 }
 
 impl Mistake {
-    fn new(error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
+    pub(in crate::farm) fn new(
+        path: impl IntoIterator<Item = impl Into<Key>>,
+        message: impl Into<String>,
+    ) -> Self {
+        let path = path.into_iter().map(Into::into).collect();
+        Self { path, message: message.into(), help: None, is_key: false }
+    }
+
+    /// Says what to do about it.
+    pub(in crate::farm) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    fn of_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
         let path = error.path().iter().filter_map(Key::of_segment).collect();
         let words = error.inner().to_string();
         let (message, help, is_key) = explain(&words);
@@ -65,7 +78,7 @@ pub(in crate::farm) fn mistakes<T: DeserializeOwned>(mut value: Value) -> Result
             Ok(_) => return Err(found),
             Err(error) => error,
         };
-        let mistake = Mistake::new(&error);
+        let mistake = Mistake::of_serde(&error);
         if let Some(name) = missing_field(&error.inner().to_string()) {
             let field: Vec<_> = mistake.path.iter().cloned().chain([Key::from(name)]).collect();
             let path = outside_lists(&mistake.path);
