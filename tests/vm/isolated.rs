@@ -25,10 +25,14 @@ impl Isolated {
         [SCRIPT.to_owned(), "enter".to_owned(), self.folder.path().to_str().unwrap().to_owned()]
     }
 
+    /// Runs a command where it is, and gives what it prints.
+    pub(crate) fn run(&self, command: &[&str]) -> String {
+        script(&["enter"], self.folder.path(), command)
+    }
+
     /// What `virsh` says of it.
     pub(crate) fn virsh(&self, arguments: &[&str]) -> String {
-        let virsh = ["virsh", "--quiet", "--connect", "qemu:///system"];
-        script(&["enter"], self.folder.path(), &[&virsh, arguments].concat())
+        self.run(&[&["virsh", "--quiet", "--connect", "qemu:///system"], arguments].concat())
     }
 
     /// The content of one of its files.
@@ -39,8 +43,7 @@ impl Isolated {
     /// The files of its images and disks, without those of the folders above.
     pub(crate) fn files(&self) -> Vec<String> {
         let find = ["find", "/var/lib/libvirt/images", "-type", "f", "-printf", "%P\n"];
-        let mut files: Vec<_> =
-            script(&["enter"], self.folder.path(), &find).lines().map(str::to_owned).collect();
+        let mut files: Vec<_> = self.run(&find).lines().map(str::to_owned).collect();
         files.sort();
         files
     }

@@ -92,3 +92,38 @@ fn machine_that_gets_its_address_by_dhcp() {
     farm.prints(&["destroy"]);
     assert_eq!(reserved(&isolated), 0);
 }
+
+#[test]
+fn machines_in_a_network_that_libvirt_knows_nothing_of() {
+    let isolated = Isolated::start();
+    for command in [
+        "ip link add br0 type bridge",
+        "ip address add 10.66.0.1/24 dev br0",
+        "ip tuntap add tap0 mode tap",
+        "ip link set tap0 master br0",
+        "ip link set br0 up",
+        "ip link set tap0 up",
+        "dnsmasq --interface=br0 --bind-interfaces --port=0 --dhcp-leasefile=/var/lib/libvirt/own.leases \
+         --dhcp-range=10.66.0.50,10.66.0.90 --dhcp-host=52:54:00:66:00:20,10.66.0.20",
+    ] {
+        isolated.run(&command.split_whitespace().collect::<Vec<_>>());
+    }
+    // One is found by its guest agent, and without it by ARP, the other one by what the definition says.
+    let bridge = "net: { type: bridge, source: br0 }";
+    let tap = "net: { type: ethernet, source: tap0, mac: \"52:54:00:66:00:20\", ip: 10.66.0.20 }";
+    let farm =
+        Farm::of_debian(&[("bridge", bridge), ("tap", tap)], "{ name: local }").inside(&isolated.inside());
+    farm.up(&[]).passed();
+    let second = farm.up(&[]);
+    second.passed();
+    for (platform, address) in [("bridge", "10.66.0."), ("tap", "10.66.0.20 ")] {
+        assert_eq!(second.operations(&farm.machine(platform)), AGAIN);
+        let log = farm.in_guest(platform, "cat log");
+        assert_eq!(log.matches(address).count(), 2, "{log}");
+    }
+    farm.in_guest("bridge", "echo toor | su -c 'systemctl stop qemu-guest-agent'");
+    let status = farm.prints(&["status", &farm.machine("bridge")]);
+    assert!(status.contains(" 10.66.0."), "{status}");
+    farm.in_guest("bridge", "true");
+    farm.prints(&["destroy"]);
+}

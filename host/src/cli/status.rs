@@ -27,6 +27,8 @@ struct MachineStatus {
     managed: bool,
     /// Where the guest's SSH server listens, as far as that is known: host and port.
     ssh: Option<String>,
+    /// The host that one goes through to get there, if it is not reached from here.
+    through: Option<String>,
     snapshots: Vec<String>,
 }
 
@@ -48,6 +50,9 @@ impl Status {
                 hypervisor: host.map(|host| host.config.name.clone()),
                 state: domain.map(|domain| domain.state),
                 managed: domain.is_some_and(|domain| domain.metadata.is_some()),
+                through: endpoint
+                    .as_ref()
+                    .and_then(|endpoint| Some(endpoint.jump.as_ref()?.host().to_owned())),
                 ssh: endpoint.map(|endpoint| endpoint.address()),
                 snapshots: existing
                     .iter()
@@ -70,7 +75,11 @@ impl Status {
                 Some(DomainState::Crashed) => "crashed".to_owned(),
             };
             let hypervisor = status.hypervisor.unwrap_or_default();
-            [status.machine, state, hypervisor, status.ssh.unwrap_or_default(), status.snapshots.join(", ")]
+            let ssh = match (status.ssh, status.through) {
+                (Some(ssh), Some(through)) => format!("{ssh} through {through}"),
+                (ssh, _) => ssh.unwrap_or_default(),
+            };
+            [status.machine, state, hypervisor, ssh, status.snapshots.join(", ")]
         });
         print(table(["machine", "state", "hypervisor", "ssh", "snapshots"], rows));
         Ok(ExitCode::SUCCESS)

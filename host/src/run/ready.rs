@@ -130,7 +130,7 @@ async fn answer(site: &Site, machine: &Machine, limit: Duration) -> Result<bool,
     };
     let ssh = async {
         let domain = domain(site, &machine.name).await?;
-        if machine.transport == Some(Transport::Agent) || !has_network(&domain) {
+        if machine.transport == Some(Transport::Agent) || !has_network(machine, &domain) {
             // The guest agent alone decides.
             return std::future::pending().await;
         }
@@ -210,7 +210,7 @@ async fn connect_by_ssh(
 ) -> Result<Arc<dyn Guest>, RunError> {
     let name = &machine.name;
     let domain = domain(site, name).await?;
-    if !has_network(&domain) {
+    if !has_network(machine, &domain) {
         return Err(RunError::NoWay(name.clone()));
     }
     let login: Login = site.login(machine);
@@ -257,9 +257,10 @@ async fn connect_by_ssh(
     Ok(connection.guest)
 }
 
-/// Whether a domain has any way to be reached by SSH, now or later.
-fn has_network(domain: &Domain) -> bool {
-    domain.ssh_port.is_some() || !domain.interfaces.is_empty()
+/// Whether there is any way to reach a machine by SSH, now or later. With a fixed address there is one also when libvirt knows of
+/// no interface: that of a VDE network is QEMU's alone.
+fn has_network(machine: &Machine, domain: &Domain) -> bool {
+    domain.ssh_port.is_some() || !domain.interfaces.is_empty() || machine.net.ip.is_some()
 }
 
 /// Reconnects to a machine that was put back into a checkpoint, and puts its clock right: it still shows the checkpoint's
@@ -334,7 +335,7 @@ async fn domain(site: &Site, name: &str) -> Result<Domain, RunError> {
 
 /// Where the guest of a machine's domain listens for SSH, as far as that is known now, and its host key if that is pinned.
 pub async fn endpoint(site: &Site, machine: &Machine, domain: &Domain) -> Result<Endpoint, RunError> {
-    if !has_network(domain) {
+    if !has_network(machine, domain) {
         return Err(RunError::NoWay(domain.name.clone()));
     }
     Ok(address::find(site, machine, domain).await?.endpoint)
