@@ -48,7 +48,7 @@ impl OutputSink for Kept {
 }
 
 /// The guest's words made fit for an error message: one line, no control codes, at most about 1 KiB.
-pub(super) fn one_line(words: &[u8]) -> String {
+pub fn one_line(words: &[u8]) -> String {
     const LONGEST: usize = 1024;
     let text = String::from_utf8_lossy(words);
     let mut line = String::new();

@@ -16,7 +16,7 @@ mod capture;
 mod contract;
 mod files;
 
-pub use capture::{Captured, capture};
+pub use capture::{Captured, capture, one_line};
 pub use jump::{Jump, Way};
 
 use std::{fmt, sync::Arc, time::Duration};

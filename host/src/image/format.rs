@@ -29,22 +29,26 @@ impl Format {
     }
 }
 
-/// Archives and images of other kinds: the bytes, where they are, and the name for people.
-const OTHERS: &[(&[u8], usize, &str)] = &[
-    (b"\xfd7zXZ\0", 0, "compressed with xz"),
-    (b"\x1f\x8b", 0, "compressed with gzip"),
-    (b"\x28\xb5\x2f\xfd", 0, "compressed with zstd"),
-    (b"BZh", 0, "compressed with bzip2"),
-    (b"PK\x03\x04", 0, "a ZIP archive"),
-    (b"ustar", 257, "a tar archive"),
-    (b"KDMV", 0, "a VMDK image"),
-    (b"# Disk Descriptor", 0, "a VMDK image"),
-    (b"vhdxfile", 0, "a VHDX image"),
-    (b"conectix", 0, "a VHD image"),
-    (b"QED\0", 0, "a QED image"),
-    (b"\x7f\x10\xda\xbe", 64, "a VDI image"),
-    (b"<!DOCTYPE", 0, "an HTML page"),
-    (b"<html", 0, "an HTML page"),
+/// What to do about a packed image, and about one of another kind.
+const UNPACK: &str = "; `unarchived: NAME` in its source has it unpacked";
+const CONVERT: &str = "; the callback `img_convert` makes it qcow2";
+
+/// Archives and images of other kinds: the bytes, where they are, the name for people, and what to do about it.
+const OTHERS: &[(&[u8], usize, &str, &str)] = &[
+    (b"\xfd7zXZ\0", 0, "compressed with xz", UNPACK),
+    (b"\x1f\x8b", 0, "compressed with gzip", UNPACK),
+    (b"\x28\xb5\x2f\xfd", 0, "compressed with zstd", UNPACK),
+    (b"BZh", 0, "compressed with bzip2", UNPACK),
+    (b"PK\x03\x04", 0, "a ZIP archive", UNPACK),
+    (b"ustar", 257, "a tar archive", UNPACK),
+    (b"KDMV", 0, "a VMDK image", CONVERT),
+    (b"# Disk Descriptor", 0, "the descriptor of a VMDK image, which names other files", ""),
+    (b"vhdxfile", 0, "a VHDX image", CONVERT),
+    (b"conectix", 0, "a VHD image", CONVERT),
+    (b"QED\0", 0, "a QED image", ""),
+    (b"\x7f\x10\xda\xbe", 64, "a VDI image", CONVERT),
+    (b"<!DOCTYPE", 0, "an HTML page", ""),
+    (b"<html", 0, "an HTML page", ""),
 ];
 
 /// Formats that `qemu-img` converts: the bytes, and where they are.
@@ -73,9 +77,9 @@ pub(super) fn inspect(file: &File) -> Result<(Format, u64), String> {
     if head.starts_with(QCOW2_MAGIC) {
         return qcow2(&head).map(|size| (Format::Qcow2, size));
     }
-    for (magic, offset, kind) in OTHERS {
+    for (magic, offset, kind, help) in OTHERS {
         if head.get(*offset..).is_some_and(|rest| rest.starts_with(magic)) {
-            return Err(format!("it is {kind}: unpack or convert it to qcow2 or raw first"));
+            return Err(format!("it is {kind}{help}"));
         }
     }
     match file.metadata().map_err(|error| error.to_string())?.len() {

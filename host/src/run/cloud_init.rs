@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     farm::Machine,
-    guest::{Command, Exit, Guest, GuestError, capture},
+    guest::{Command, Exit, Guest, GuestError, capture, one_line},
 };
 
 /// Between two logins while cloud-init makes the guest's users.
@@ -39,17 +39,20 @@ pub(super) async fn connect(
         }
     };
     site.progress(&machine.name, "waiting until cloud-init is done".to_owned());
-    let hint = |about: &str| format!("{about}: farmhand ssh '{}' -- cloud-init status --long", machine.name);
+    let name = &machine.name;
     let not_ready =
         |problem: String, hint: String| RunError::NotReady { requirement: "cloud-init", problem, hint };
-    let command =
-        Command { timeout: Some(deadline.rest()), ..Command::new(["cloud-init", "status", "--wait"]) };
+    let command = Command {
+        timeout: Some(deadline.rest()),
+        ..Command::new(["cloud-init", "status", "--wait", "--long"])
+    };
     match capture(&*guest, &command, WORDS).await {
         Ok(output) => match output.exit {
             Exit::Status(0) => Ok(guest),
             // cloud-init 23.4 and later: it recovered.
             Exit::Status(2) => {
-                site.warn(&machine.name, "cloud-init is done, but not everything went well".to_owned());
+                let words = words(&output.stdout);
+                site.warn(name, format!("cloud-init is done, but not everything went well: {words}"));
                 Ok(guest)
             }
             Exit::Status(127) => {
@@ -57,20 +60,29 @@ pub(super) async fn connect(
                 Err(not_ready("is not in the image".to_owned(), hint.to_owned()))
             }
             exit => {
-                let words = String::from_utf8_lossy(&output.stdout);
-                let words: Vec<_> =
-                    words.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).collect();
-                Err(not_ready(format!("failed ({exit}; {})", words.join(" ")), hint("ask it why")))
+                // Asked once more after the next boot it would know nothing of this one.
+                let problem = format!("failed ({exit}): {}", words(&output.stdout));
+                let hint = format!("see its log: farmhand ssh '{name}' -- cat /var/log/cloud-init.log");
+                Err(not_ready(problem, hint))
             }
         },
         Err(GuestError::TimedOut(_)) => {
             let limit = site.timeouts.connection.as_secs();
             let problem = format!("was not done {limit} s after the start");
-            Err(not_ready(
-                problem,
-                hint("give it more time by `connection_timeout` in farm.yaml, or ask it what it waits for"),
-            ))
+            let hint = "give it more time by `connection_timeout` in farm.yaml, or see what it waits for";
+            Err(not_ready(problem, format!("{hint}: farmhand ssh '{name}' -- cloud-init status --long")))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What `cloud-init status --long` says, in a line, without the dots that it writes while it waits and what nobody asked for.
+fn words(output: &[u8]) -> String {
+    let output = String::from_utf8_lossy(output);
+    let tells = |line: &&str| {
+        line.contains(char::is_alphanumeric)
+            && !line.starts_with("boot_status_code:")
+            && !line.starts_with("last_update:")
+    };
+    one_line(output.lines().filter(tells).collect::<Vec<_>>().join("\n").as_bytes())
 }

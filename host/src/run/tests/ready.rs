@@ -90,7 +90,7 @@ async fn guest_without_an_agent_is_reached_by_ssh_alone() {
 async fn with_cloud_init(answer: Answer) -> (World, Ran) {
     let mut world = World::new(["a"]);
     world.add_metadata("a", "cloud_init: true");
-    world.guest("a").on(["cloud-init", "status", "--wait"], answer);
+    world.guest("a").on(["cloud-init", "status", "--wait", "--long"], answer);
     let ran = world.up().await;
     (world, ran)
 }
@@ -110,9 +110,12 @@ async fn cloud_init_is_waited_for_before_anything_is_done() {
 
 #[tokio::test(start_paused = true)]
 async fn cloud_init_that_recovered_is_told_and_the_run_goes_on() {
-    let (world, ran) = with_cloud_init(Answer::status(2).stdout("status: done\n")).await;
+    let (world, ran) = with_cloud_init(Answer::status(2).stdout("....\nstatus: done\ndetail: a key\n")).await;
     assert_eq!(ran.ended("a"), None);
-    assert_eq!(ran.lines("a"), ["cloud-init is done, but not everything went well"]);
+    assert_eq!(
+        ran.lines("a"),
+        ["cloud-init is done, but not everything went well: status: done detail: a key"]
+    );
     assert_eq!(world.modules.calls("a"), Phase::ALL);
 }
 
@@ -120,9 +123,9 @@ async fn cloud_init_that_recovered_is_told_and_the_run_goes_on() {
 async fn cloud_init_that_is_not_done_fails_the_machine() {
     for (answer, problem, help) in [
         (
-            Answer::status(1).stdout("....\nstatus: error\n"),
-            "failed (exit status 1; status: error)",
-            "ask it why: farmhand ssh 'a' -- cloud-init status --long",
+            Answer::status(1).stdout("....\nstatus: error\nlast_update: today\ndetail:\nno such key\n"),
+            "failed (exit status 1): status: error detail: no such key",
+            "see its log: farmhand ssh 'a' -- cat /var/log/cloud-init.log",
         ),
         (Answer::status(127), "is not in the image", "leave vm.metadata.cloud_init out"),
         (Answer::hang(), "was not done 120 s after the start", "give it more time by `connection_timeout`"),
