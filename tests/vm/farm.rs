@@ -2,16 +2,27 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// Waits until something holds, on a machine that may do much else.
+#[track_caller]
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(600), "it still does not hold");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
 
 /// A copy of the example with machines of its own.
 pub(crate) struct Farm {
@@ -199,6 +210,34 @@ impl Farm {
     /// A command in a machine that must go well.
     pub(crate) fn in_guest(&self, platform: &str, command: &str) -> String {
         self.prints(&["ssh", &self.machine(platform), "--", command])
+    }
+
+    /// A machine's console in a terminal: gives what came until `ending`, and leaves it. `meanwhile` is done when it is open.
+    pub(crate) fn console(&self, platform: &str, meanwhile: impl FnOnce(), ending: &str) -> String {
+        let mut console = self.command();
+        console.args(["console", &self.machine(platform)]);
+        let words = [console.get_program()].into_iter().chain(console.get_args());
+        let line = shlex::try_join(words.map(|word| word.to_str().unwrap())).unwrap();
+        let mut terminal = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .envs(console.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut shown = String::new();
+        let mut screen = BufReader::new(terminal.stdout.take().unwrap());
+        let mut until = |text: &str| {
+            while !shown.contains(text) {
+                assert_ne!(screen.read_line(&mut shown).unwrap(), 0, "it ended: {shown}");
+            }
+        };
+        until("Escape character");
+        meanwhile();
+        until(ending);
+        terminal.stdin.take().unwrap().write_all(b"\x1d").unwrap();
+        assert_eq!(terminal.wait().unwrap().code(), Some(0), "{shown}");
+        shown
     }
 
     /// Everything of this farm that is left on this host: domains, disks, processes.

@@ -1,6 +1,6 @@
 //! The example, from nothing to nothing.
 
-use crate::farm::Farm;
+use crate::farm::{Farm, eventually};
 
 const DEPENDENCIES: &str = "farm/provisioning_phases/debian_vs/dependencies.yaml";
 
@@ -47,6 +47,16 @@ fn example_from_first_run_to_destroy() {
     assert!(farm.in_guest("Arch-Linux", "pacman -Q wget && wget --version").contains("GNU Wget"));
     let refused = farm.farmhand(&["ssh", &debian, "--", "exit 7"]);
     assert_eq!(refused.status.code(), Some(7), "ssh's own exit code");
+
+    // A console shows what a machine writes to its serial port, and starts it if need be.
+    farm.prints(&["ssh", &arch, "--", "sudo poweroff"]);
+    eventually(|| farm.prints(&["status", &arch]).contains("shut off"));
+    let write = || {
+        let write = ["ssh", &arch, "--", "echo so it is | sudo tee /dev/ttyS0"];
+        // It boots.
+        eventually(|| farm.farmhand(&write).status.success());
+    };
+    assert!(farm.console("Arch-Linux", write, "so it is").contains("is off: starting it"));
 
     // A snapshot can be gone back to, and the clock is right afterwards.
     farm.prints(&["snapshot", "revert", &debian, "clean"]);

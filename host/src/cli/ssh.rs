@@ -1,4 +1,4 @@
-use std::{ffi::OsString, process::ExitCode, sync::Arc};
+use std::{ffi::OsString, process::ExitCode};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use miette::{IntoDiagnostic, WrapErr, miette};
@@ -12,7 +12,7 @@ use crate::{
     base::{Credential, Dirs, Login},
     farm::Farm,
     guest::{Endpoint, openssh},
-    run::{self, Event},
+    run,
 };
 
 /// Set for the OpenSSH client: it starts farmhand as its SSH_ASKPASS program, which answers with this machine's password.
@@ -72,12 +72,7 @@ impl Way {
         let workbench = Workbench::open(args).await?;
         let machine = Selection::one(machine).of(&workbench.farm)?[0].clone();
         let (host, _) = workbench.find_existing(&machine.name).await?;
-        let tell = |event: Event| {
-            if let Event::Progress { message, .. } = event {
-                eprintln!("{message}");
-            }
-        };
-        let site = workbench.site(host, Outside::events(Arc::new(tell)));
+        let site = workbench.site(host, Outside::progress());
         let endpoint = run::reach(&site, &machine).await.into_diagnostic()?;
         let login = site.login(&machine);
         let alias = alias(&machine.name);

@@ -53,6 +53,15 @@ impl Outside {
     pub(super) fn events(events: Arc<dyn EventSink>) -> Self {
         Self { run: RunId::new(), folder: None, events, record: None }
     }
+
+    /// For a command that is no run: what is being done is told on standard error.
+    pub(super) fn progress() -> Self {
+        Self::events(Arc::new(|event| {
+            if let Event::Progress { message, .. } = event {
+                eprintln!("{message}");
+            }
+        }))
+    }
 }
 
 /// A hypervisor of the farm.

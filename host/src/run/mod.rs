@@ -40,7 +40,7 @@ pub use journal::{Entry, Journal, JournalError, Leftover, Recovered, Stage};
 pub use local_storage::LocalStorage;
 pub use lock::{LockError, Locks, Notice};
 pub use ports::Ports;
-pub use ready::{endpoint, reach, synchronize_clock};
+pub use ready::{endpoint, reach, start, synchronize_clock};
 pub use rehearsal::{RehearsedEnd, RehearsedPhase, RehearsedStep, rehearse};
 pub use remote_storage::RemoteStorage;
 pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};

@@ -308,20 +308,40 @@ pub async fn synchronize_clock(hypervisor: &dyn Hypervisor, name: &str) -> Resul
 pub async fn reach(site: &Site, machine: &Machine) -> Result<Endpoint, RunError> {
     let found = domain(site, &machine.name).await?;
     if found.state != DomainState::Running {
-        let name = &machine.name;
-        let start = async {
-            // Another farmhand may have started it before it was locked.
-            if !is_running(site, name).await? {
-                site.progress(name, format!("{name} is off: starting it"));
-                boot(site, machine, None).await?.close().await;
-            }
-            Ok::<_, RunError>(())
+        let boot = async {
+            boot(site, machine, None).await?.close().await;
+            Ok(())
         };
-        site.locks.during(&site.hypervisor, name, &|notice| site.notice(name, notice), start).await??;
+        unless_running(site, &machine.name, boot).await?;
     } else if found.metadata.is_none_or(|metadata| metadata.ssh_host_key.is_none()) {
         connect(site, machine, Deadline::after(site.timeouts.connection)).await?.close().await;
     }
     endpoint(site, machine, &domain(site, &machine.name).await?).await
+}
+
+/// Starts a machine that is off, and waits for nothing.
+pub async fn start(site: &Site, machine: &Machine) -> Result<(), RunError> {
+    let start = async {
+        network::prepare(site, machine, None).await?;
+        Ok(site.hypervisor.start(&machine.name).await?)
+    };
+    unless_running(site, &machine.name, start).await
+}
+
+/// Has a machine started while it is locked. Another farmhand may have done so before.
+async fn unless_running(
+    site: &Site,
+    name: &str,
+    start: impl Future<Output = Result<(), RunError>> + Send,
+) -> Result<(), RunError> {
+    let start = async {
+        if is_running(site, name).await? {
+            return Ok(());
+        }
+        site.progress(name, format!("{name} is off: starting it"));
+        start.await
+    };
+    site.locks.during(&site.hypervisor, name, &|notice| site.notice(name, notice), start).await?
 }
 
 /// Whether a machine runs.
