@@ -45,6 +45,7 @@ fn machines_of_a_hypervisor_on_another_host() {
     farm.prints(&["copy", farm.path("file").to_str().unwrap(), &there]);
     assert_eq!(farm.in_guest("fixed", "cat there"), "from here");
     assert!(farm.prints(&["ssh-config"]).contains("ProxyCommand "));
+    assert!(farm.prints(&["status"]).contains("10.77.0.20:22 through hypervisor"));
 
     // The images are there once, and nothing of it on this host.
     let files = isolated.files();

@@ -87,6 +87,17 @@ async fn guest_agent_and_arp_know_what_dhcp_does_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fixed_address_leads_to_a_machine_of_whose_interface_libvirt_knows_nothing() {
+    let world = world("{ type: vde, ip: 10.9.9.8 }");
+    let address = Address { mac: mac(&world), ip: "10.9.9.8".parse().unwrap() };
+    world.at("a", "startup", move |hypervisor, _| {
+        hypervisor.set_addresses("a", AddressSource::Arp, [address.clone()]);
+    });
+    world.passes().await;
+    assert!(world.state("a").host_key.is_some(), "it was reached by SSH");
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_source_says_why_it_knows_no_address() {
     let world = world("{ type: bridge, source: br0 }");
     let begun = tokio::time::Instant::now();
