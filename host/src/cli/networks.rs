@@ -1,6 +1,6 @@
 //! The networks of libvirt's that machines are in, looked at before anything is touched.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use miette::IntoDiagnostic;
 
@@ -24,6 +24,7 @@ pub(super) async fn missing(
             groups.entry((placed.hypervisor, network)).or_default().push(machine);
         }
     }
+    let chosen: BTreeSet<_> = placed.iter().map(|(machine, _)| machine.name.as_str()).collect();
     let (mut missing, mut problems) = (BTreeMap::new(), Vec::new());
     let mut known = BTreeMap::new();
     for ((host, network), machines) in groups {
@@ -35,8 +36,7 @@ pub(super) async fn missing(
         };
         let members: Vec<_> = machines.iter().map(|machine| Member::of(machine)).collect();
         let others = workbench.farm.machines.values().filter(|machine| {
-            machine.net.libvirt_network() == Some(network)
-                && !placed.iter().any(|(placed, _)| placed.name == machine.name)
+            machine.net.libvirt_network() == Some(network) && !chosen.contains(machine.name.as_str())
         });
         let others: Vec<_> = others.map(Member::of).collect();
         match plan::network(network, &members, &others, existing) {

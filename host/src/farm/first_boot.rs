@@ -99,8 +99,8 @@ impl FirstBoot {
     ) -> Result<Option<Self>, Mistake> {
         if !is_plain_name(&hostname) {
             let message = format!("`{hostname}` is no host name");
-            let wrong = Mistake::new(["metadata", "hostname"], message);
-            return Err(wrong.help("write letters, digits, `-`, `_` and `.`"));
+            let mistake = Mistake::new(["metadata", "hostname"], message);
+            return Err(mistake.help("write letters, digits, `-`, `_` and `.`"));
         }
         let Some(CloudInitData { user_data, network_config }) =
             cloud_init.map(CloudInit::data).transpose()?.flatten()

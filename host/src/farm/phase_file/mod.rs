@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use self::reader::StepReader;
 pub use self::step::{Step, Uses};
 use super::{
-    Config,
+    Config, FARM_FILE,
     definition::Merged,
     template::{Rendering, Scope, Templates},
     yaml::{Data, Node},
@@ -137,7 +137,7 @@ fn default_dependencies(root: &Utf8Path, config: &Config, scope: &Scope) -> Resu
                 _ => vec![Value::Null],
             };
             let file = node.place.as_ref().map(|place| (*place.file).clone());
-            let file = file.unwrap_or_else(|| SourceFile::new(&root.join(crate::farm::FARM_FILE), ""));
+            let file = file.unwrap_or_else(|| SourceFile::new(&root.join(FARM_FILE), ""));
             if !texts.iter().all(Value::is_string) {
                 let message =
                     format!("`dependencies` must be a list of packages' names, but this is {}", node.kind());
@@ -149,7 +149,7 @@ fn default_dependencies(root: &Utf8Path, config: &Config, scope: &Scope) -> Resu
         }
         None if config.dependencies.is_empty() => return Ok(Vec::new()),
         None => {
-            let path = root.join(crate::farm::FARM_FILE);
+            let path = root.join(FARM_FILE);
             let file = SourceFile::read(&path).unwrap_or_else(|_| SourceFile::new(&path, ""));
             (
                 config.dependencies.iter().cloned().map(Value::from).collect(),

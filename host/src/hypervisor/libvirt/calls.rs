@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use backon::{BlockingRetryable as _, ConstantBuilder};
 use virt::{
     connect::Connect,
     domain::Domain as VirtDomain,
@@ -219,22 +220,14 @@ pub(super) fn create_snapshot(domain: &VirtDomain, snapshot: &NewSnapshot) -> Re
 
 pub(super) fn revert(domain: &VirtDomain, snapshot: &str) -> Result<(), Fault> {
     let snapshot = DomainSnapshot::lookup_by_name(domain, c_text(snapshot)?, 0)?;
-    let mut attempts = REVERT_ATTEMPTS;
-    loop {
-        // Forced: the running QEMU may be thrown away where it can't load the snapshot itself.
-        match snapshot.revert(sys::VIR_DOMAIN_SNAPSHOT_REVERT_FORCE) {
-            Ok(()) => return Ok(()),
-            Err(taken) if attempts > 0 && is_file_name_taken(&taken) => {
-                attempts -= 1;
-                std::thread::sleep(Duration::from_secs(1));
-            }
-            Err(refused) => return Err(refused.into()),
-        }
-    }
+    // Forced: the running QEMU may be thrown away where it can't load the snapshot itself.
+    let revert = || snapshot.revert(sys::VIR_DOMAIN_SNAPSHOT_REVERT_FORCE);
+    let pauses = ConstantBuilder::default().with_delay(Duration::from_secs(1)).with_max_times(REVERT_RETRIES);
+    Ok(revert.retry(pauses).when(is_file_name_taken).call()?)
 }
 
 /// How often a revert is tried again whose file's name is taken.
-const REVERT_ATTEMPTS: u32 = 2;
+const REVERT_RETRIES: usize = 2;
 
 /// libvirt names the disk's file that it makes for a revert to an external snapshot after the present second, and refuses a
 /// second revert within it before it has changed anything.
