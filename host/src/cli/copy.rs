@@ -10,9 +10,9 @@ use crate::guest::openssh::{self, Copied};
 
 /// Copy files and folders to or from a machine, with OpenSSH's scp. A machine that is off is started.
 ///
-/// What is in a machine is written MACHINE:PATH; a path that does not begin with a slash is below the login user's home. A path
-/// of this host that has a colon in it is written with a slash before the colon (./a:b). The exit code is scp's own, or 255
-/// when there is no connection.
+/// One that is booting is waited for. What is in a machine is written MACHINE:PATH; a path that does not begin with a slash
+/// is below the login user's home. A path of this host that has a colon in it is written with a slash before the colon
+/// (./a:b). The exit code is scp's own, or 255 when there is no connection.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand copy build/ debian_vs_amd64:/srv/build\n  farmhand copy debian_vs_amd64:/var/log/syslog ."

@@ -20,8 +20,8 @@ const ASKPASS_MACHINE: &str = "FARMHAND_ASKPASS_MACHINE";
 
 /// Open a shell on a machine, or run a command there, with the OpenSSH client. A machine that is off is started.
 ///
-/// The host key is the one that farmhand pinned when it made the machine. The exit code is ssh's own: the command's, or 255
-/// when there is no connection.
+/// One that is booting is waited for. The host key is the one that farmhand pinned when it made the machine. The exit
+/// code is ssh's own: the command's, or 255 when there is no connection.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand ssh debian_vs_amd64\n  farmhand ssh debian_vs_amd64 -- uname -a"

@@ -26,7 +26,8 @@ pub trait Pools: Send + Sync {
     async fn remove_pool(&self, name: &str) -> Result<(), HypervisorError>;
 
     /// The volumes of a pool, which is started if it is off; also those that somebody else has made in its folder. Sorted by name.
-    async fn volumes(&self, pool: &str) -> Result<Vec<Volume>, HypervisorError>;
+    /// `None` when there is no pool of that name.
+    async fn volumes(&self, pool: &str) -> Result<Option<Vec<Volume>>, HypervisorError>;
 
     /// Makes a volume, and gives its path. One of that name must not exist.
     async fn create_volume(&self, pool: &str, volume: &NewVolume) -> Result<Utf8PathBuf, HypervisorError>;

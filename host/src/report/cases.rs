@@ -12,7 +12,7 @@ use crate::{
     base::counted,
     guest::Stream,
     plan::MachinePlan,
-    run::{Event, Failure, Level, TimedEvent},
+    run::{Event, Failure, Level, Retried, TimedEvent},
 };
 
 /// How many bytes of each output stream a case has: the last ones.
@@ -38,6 +38,9 @@ pub(super) struct Machine {
     pub(super) seconds: Option<f64>,
     pub(super) failure: Option<Failure>,
     pub(super) cases: Vec<Case>,
+    /// The first case of the operation that was begun last.
+    #[serde(skip)]
+    operation: usize,
     /// The names of the operations that were not begun.
     pub(super) left_out: Vec<String>,
     /// Why they were not.
@@ -117,18 +120,18 @@ impl Machine {
             Event::MachineStarted { .. } => self.started = Some(at),
             Event::MachineSkipped { reason, .. } => self.reason = reason.clone(),
             Event::Replanned { plan } => self.left_out = left_out(plan),
-            Event::StepRetried { retried, .. } | Event::PhaseRetried { retried, .. } => {
+            Event::StepRetried { retried, .. } => {
                 if let Some(case) = self.open() {
-                    case.stderr
-                        .push(&format!("failed, try {} of {} follows:", retried.retry, retried.retries));
-                    retried.causes.iter().for_each(|cause| case.stderr.push(cause));
+                    case.fail_and_go_on(retried);
                 }
             }
+            Event::PhaseRetried { phase, retried, .. } => self.begin_again(phase.name(), retried),
             Event::OperationStarted { operation, .. } => {
                 let name = operation.to_string();
                 if let Some(place) = self.left_out.iter().position(|left| *left == name) {
                     self.left_out.remove(place);
                 }
+                self.operation = self.cases.len();
                 self.cases.push(Case::new(name, at));
             }
             Event::StepStarted { phase, index, name, .. } => {
@@ -192,6 +195,19 @@ impl Machine {
         self.cases.last_mut().filter(|case| case.is_open())
     }
 
+    /// A phase failed and is carried out from its first step again. What its steps were is left out but for the output of the
+    /// one that failed.
+    fn begin_again(&mut self, phase: &str, retried: &Retried) {
+        let Some(mut failed) = self.cases.pop() else { return };
+        if let Some(first) = self.cases.get(self.operation) {
+            failed.begun = first.begun;
+        }
+        self.cases.truncate(self.operation);
+        failed.name = phase.to_owned();
+        failed.fail_and_go_on(retried);
+        self.cases.push(failed);
+    }
+
     /// The case that is worked on failed; without one, what failed becomes a case.
     fn fail(&mut self, at: Timestamp, failure: &Failure) {
         if self.open().is_none() {
@@ -223,6 +239,13 @@ impl Case {
 
     fn is_open(&self) -> bool {
         matches!(self.end, End::Open)
+    }
+
+    /// It failed, and is tried again.
+    fn fail_and_go_on(&mut self, retried: &Retried) {
+        self.stderr.push(&format!("failed, try {} of {} follows:", retried.retry, retried.retries));
+        retried.causes.iter().for_each(|cause| self.stderr.push(cause));
+        (self.end, self.seconds) = (End::Open, None);
     }
 
     fn end(&mut self, end: End, seconds: f64) {

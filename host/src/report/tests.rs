@@ -12,7 +12,7 @@ use crate::{
     base::{Checkpoint, Phase},
     guest::Stream,
     plan::{MachinePlan, Operation, PlannedOperation, Retry, Verdict},
-    run::{EVENT_FORMAT, Event, Failure, Level, RunId, TimedEvent},
+    run::{EVENT_FORMAT, Event, Failure, Level, Retried, RunId, TimedEvent},
 };
 
 pub(super) const RUN: &str = "2026-11-25T18-27-03.412Z-4f1c";

@@ -43,6 +43,9 @@ const AGENT_AFTER_REVERT: Duration = Duration::from_secs(5);
 /// How long it is still waited for when the guest answers by another way.
 const AGENT_AFTER_GUEST: Duration = Duration::from_secs(1);
 
+/// How long the agent of a machine that is up may take to say so, before the machine is taken to be booting.
+const AGENT_WHEN_UP: Duration = Duration::from_millis(500);
+
 /// How long a guest is tried at an address that may turn out to be another one.
 const ADDRESS_TRUSTED: Duration = Duration::from_secs(15);
 
@@ -313,7 +316,10 @@ pub async fn reach(site: &Site, machine: &Machine) -> Result<Endpoint, RunError>
             Ok(())
         };
         unless_running(site, &machine.name, boot).await?;
-    } else if found.metadata.is_none_or(|metadata| metadata.ssh_host_key.is_none()) {
+    } else if found.metadata.is_none_or(|metadata| metadata.ssh_host_key.is_none())
+        || !site.hypervisor.wait_for_agent(&machine.name, AGENT_WHEN_UP).await?
+    {
+        // Its key is not known yet; or it may be booting, for which OpenSSH's client would not wait.
         connect(site, machine, Deadline::after(site.timeouts.connection)).await?.close().await;
     }
     endpoint(site, machine, &domain(site, &machine.name).await?).await

@@ -76,24 +76,16 @@ impl RemoteStorage {
         locks: &Locks,
         dry_run: bool,
     ) -> Result<Vec<String>, StorageError> {
-        let pools = hypervisor.pools().await?;
-        if !pools.iter().any(|pool| pool == IMAGES) {
-            return Ok(Vec::new());
-        }
-        let images = hypervisor.volumes(IMAGES).await?;
+        let Some(images) = hypervisor.volumes(IMAGES).await? else { return Ok(Vec::new()) };
         // A kernel is no layer's base: that it is needed stands in the domain alone.
         let mut needed = String::new();
         for domain in hypervisor.domains().await? {
             needed.extend(domain.metadata.iter().map(|metadata| metadata.origin.to_string()));
         }
         let mut layers = Vec::new();
-        for machine in pools.iter().filter(|pool| pool.starts_with(MACHINE)) {
-            match hypervisor.volumes(machine).await {
-                Ok(volumes) => layers.extend(volumes),
-                // It went with its machine meanwhile.
-                Err(_) if !hypervisor.pools().await?.contains(machine) => {}
-                Err(error) => return Err(error.into()),
-            }
+        for machine in hypervisor.pools().await?.iter().filter(|pool| pool.starts_with(MACHINE)) {
+            // A pool may have gone with its machine meanwhile.
+            layers.extend(hypervisor.volumes(machine).await?.into_iter().flatten());
         }
         let is_needed = |image: &Volume| {
             let digest = image.name.replace('-', ":");
@@ -151,7 +143,7 @@ impl RemoteStorage {
 
     /// Where an image is at the hypervisor, if it is there as a whole.
     async fn whole(&self, volume: &str) -> Result<Option<Utf8PathBuf>, StorageError> {
-        let volumes = self.hypervisor.volumes(IMAGES).await?;
+        let volumes = self.hypervisor.volumes(IMAGES).await?.unwrap_or_default();
         let whole = format!("{volume}{WHOLE}");
         let is_whole = volumes.iter().any(|other| other.name == whole);
         Ok(volumes.into_iter().find(|other| is_whole && other.name == volume).map(|found| found.path))

@@ -63,20 +63,15 @@ impl Pools for Libvirt {
         self.call(CHANGE_LIMIT, &operation, move |connect| remove(connect, &name)).await
     }
 
-    async fn volumes(&self, pool: &str) -> Result<Vec<Volume>, HypervisorError> {
+    async fn volumes(&self, pool: &str) -> Result<Option<Vec<Volume>>, HypervisorError> {
         let (operation, pool) = (format!("list the volumes of storage pool {pool}"), pool.to_owned());
         self.call(ASK_LIMIT, &operation, move |connect| {
-            let pool = lookup(connect, &pool)?;
-            start(&pool)?;
-            unless_busy(|| pool.refresh(0))?;
-            let mut volumes = Vec::new();
-            for volume in pool.list_all_volumes(0)? {
-                if let Some(xml) = if_any(volume.get_xml_desc(0), ErrorNumber::NoStorageVolume)? {
-                    volumes.push(pool_xml::read(&xml).map_err(Fault::Answer)?);
-                }
+            let Some(found) = lookup_if_any(connect, &pool)? else { return Ok(None) };
+            match volumes(&found) {
+                // It has gone meanwhile.
+                Err(_) if lookup_if_any(connect, &pool)?.is_none() => Ok(None),
+                volumes => volumes.map(Some),
             }
-            volumes.sort_by(|a, b| a.name.cmp(&b.name));
-            Ok(volumes)
         })
         .await
     }
@@ -146,6 +141,19 @@ fn ensure(connect: &Connect, name: &str, folder: &Utf8Path) -> Result<(), Fault>
         return Err(Fault::Refused(format!("it exists already, as the folder {found}")));
     }
     start(&pool)
+}
+
+fn volumes(pool: &StoragePool) -> Result<Vec<Volume>, Fault> {
+    start(pool)?;
+    unless_busy(|| pool.refresh(0))?;
+    let mut volumes = Vec::new();
+    for volume in pool.list_all_volumes(0)? {
+        if let Some(xml) = if_any(volume.get_xml_desc(0), ErrorNumber::NoStorageVolume)? {
+            volumes.push(pool_xml::read(&xml).map_err(Fault::Answer)?);
+        }
+    }
+    volumes.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(volumes)
 }
 
 /// Makes a pool's folder where that is missing, and starts the pool.

@@ -99,7 +99,7 @@ impl Pretended for Option<Network> {}
 impl Pretended for Vec<Lease> {}
 impl Pretended for Vec<Address> {}
 impl Pretended for Vec<String> {}
-impl Pretended for Vec<Volume> {}
+impl Pretended for Option<Vec<Volume>> {}
 impl Pretended for Utf8PathBuf {}
 impl Pretended for Value {}
 

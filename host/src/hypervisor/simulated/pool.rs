@@ -56,9 +56,11 @@ impl Pools for Simulated {
         .await
     }
 
-    async fn volumes(&self, pool: &str) -> Result<Vec<Volume>, HypervisorError> {
+    async fn volumes(&self, pool: &str) -> Result<Option<Vec<Volume>>, HypervisorError> {
         self.call(Method::Volumes, pool, "", |state| {
-            Ok(state.pool(pool)?.volumes.values().map(|(volume, _)| volume.clone()).collect())
+            let volumes =
+                |pool: &SimulatedPool| pool.volumes.values().map(|(volume, _)| volume.clone()).collect();
+            Ok(state.pools.get(pool).map(volumes))
         })
         .await
     }

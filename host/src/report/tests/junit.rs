@@ -79,6 +79,41 @@ fn what_fails_outside_of_operations_is_a_case_of_its_own() {
 }
 
 #[test]
+fn a_phase_that_was_tried_again_has_each_step_once() {
+    let machine = || "debian_vs_amd64".to_owned();
+    let main = || Operation::Phase { phase: Phase::Main };
+    let step = |index, name: &str| {
+        let name = name.to_owned();
+        Event::StepStarted { machine: machine(), phase: Phase::Main, index, count: 2, name }
+    };
+    let finished = |index, name: &str| {
+        let (name, phase, summary) = (name.to_owned(), Phase::Main, String::new());
+        Event::StepFinished { machine: machine(), phase, index, name, changed: true, summary, seconds: 1.0 }
+    };
+    let line = "1 of 42 failed".to_owned();
+    let retried = Retried { retry: 1, retries: 2, causes: vec!["step `Test` failed".to_owned()] };
+    let reason = String::new();
+    let events = vec![
+        started(vec![plan([Verdict::Valid, Verdict::Valid, Verdict::Valid], vec![main()])]),
+        Event::MachineStarted { machine: machine() },
+        Event::OperationStarted { machine: machine(), operation: main(), reason },
+        step(1, "Build"),
+        finished(1, "Build"),
+        step(2, "Test"),
+        Event::Output { machine: machine(), stream: Stream::Stderr, line },
+        Event::PhaseRetried { machine: machine(), phase: Phase::Main, retried },
+        step(1, "Build"),
+        finished(1, "Build"),
+        step(2, "Test"),
+        finished(2, "Test"),
+        Event::OperationFinished { machine: machine(), operation: main(), seconds: 9.0 },
+        Event::MachineFinished { machine: machine(), failure: None, seconds: 9.0 },
+        Event::RunFinished { passed: 1, failed: 0, skipped: 0, seconds: 9.1 },
+    ];
+    insta::assert_snapshot!("junit_retried", junit(events, &[]));
+}
+
+#[test]
 fn of_much_output_the_end_is_kept() {
     let machine = || "debian_vs_amd64".to_owned();
     let plan = plan([Verdict::Valid, Verdict::Valid, Verdict::Valid], vec![phase(Phase::Main)]);

@@ -77,7 +77,7 @@ impl Bench {
     }
 
     async fn volumes(&self, pool: &str) -> Vec<String> {
-        let volumes = self.hypervisor.volumes(pool).await.unwrap();
+        let volumes = self.hypervisor.volumes(pool).await.unwrap().unwrap();
         volumes.into_iter().map(|volume| volume.name).collect()
     }
 }
@@ -98,7 +98,7 @@ async fn an_image_goes_up_once_and_disks_are_layers_on_it() {
 
     let disks = one.create_disks(bench.machine("a"), &fetched).await.unwrap();
     assert_eq!(disks, ["/pool/machines/a/disk0.qcow2"]);
-    let disk = bench.hypervisor.volumes("farmhand-a").await.unwrap().remove(0);
+    let disk = bench.hypervisor.volumes("farmhand-a").await.unwrap().unwrap().remove(0);
     assert_eq!((disk.backing.as_ref(), disk.capacity), (Some(&fetched["disk 0"].path), 2 << 20));
     let seed = one.create_seed(bench.machine("a")).await.unwrap().unwrap();
     assert_eq!(seed.path, "/pool/machines/a/seed.iso");

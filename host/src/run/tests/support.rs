@@ -250,7 +250,8 @@ impl World {
         machine.net.libvirt_network().and_then(|name| plan::network(name, &members, &[], &existing).unwrap())
     }
 
-    fn site(&self, events: Arc<dyn EventSink>) -> Arc<Site> {
+    /// What the machines' runs touch.
+    pub(super) fn site(&self, events: Arc<dyn EventSink>) -> Arc<Site> {
         Arc::new(Site {
             hypervisor: Arc::new(self.hypervisor.clone()),
             connector: Arc::new(Wires { hypervisor: self.hypervisor.clone(), guests: self.guests.clone() }),
