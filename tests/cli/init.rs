@@ -65,6 +65,18 @@ fn images_for_another_architecture() {
         .collect();
     assert!(uris[0].ends_with("debian-13-genericcloud-arm64.qcow2"), "{uris:?}");
     assert!(uris[1].ends_with("-aarch64-uefi-cloudinit-r0.qcow2"), "{uris:?}");
+
+    // Another word for it in a target of one's own; and one that there is no image for.
+    std::fs::create_dir_all(folder.path().join("setup_vm/targets")).unwrap();
+    std::fs::write(folder.path().join("setup_vm/targets/board.yaml"), "vm: { arch: arm64 }\n").unwrap();
+    std::fs::write(&path, farm.replace("[amd64]", "[board]")).unwrap();
+    let (_, machines, _) = farmhand(folder.path(), &["machines", "--json"]);
+    assert!(machines.contains(uris[0]) && machines.contains(uris[1]), "{machines}");
+    std::fs::write(&path, farm.replace("[amd64]", "[arm]")).unwrap();
+    let (code, _, stderr) = farmhand(folder.path(), &["check"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("there is an image of Debian for x86_64 and aarch64"), "{stderr}");
+    assert!(stderr.contains("setup_vm/platforms/debian-13.yaml"), "{stderr}");
 }
 
 #[test]
@@ -75,6 +87,13 @@ fn what_is_there_stays() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains("there is a farm in . already"), "{stderr}");
     assert_eq!(std::fs::read_to_string(folder.path().join("farm.yaml")).unwrap(), "mine\n");
+
+    let (code, _, stderr) = farmhand(folder.path(), &["--farm", "elsewhere", "init", "--project", "my farm"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("is no project id"), "{stderr}");
+    let (code, ..) = farmhand(folder.path(), &["--farm", "elsewhere", "init"]);
+    assert_eq!(code, Some(0));
+    assert!(folder.path().join("elsewhere/farm.yaml").exists());
 
     let other = tempfile::tempdir().unwrap();
     std::fs::create_dir(other.path().join("provisioning_phases")).unwrap();

@@ -14,11 +14,6 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The digest of `value` as JSON. Maps keep their order, so equal values need equal orders to have equal digests.
-    pub fn of_json(value: &impl Serialize) -> Result<Self, serde_json::Error> {
-        serde_json::to_vec(value).map(Self::of)
-    }
-
     /// The digest that a finished hasher holds.
     pub fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())

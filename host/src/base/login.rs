@@ -62,6 +62,11 @@ impl Secret {
     }
 }
 
+/// Whether the value of a definition's key of this name must not be shown.
+pub fn is_password_key(name: &str) -> bool {
+    ["password", "passwd", "passphrase"].iter().any(|word| name.contains(word))
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")

@@ -17,7 +17,7 @@ pub use count::counted;
 pub use digest::{Digest, DigestError};
 pub use dirs::{Dirs, DirsError};
 pub use grants::{Grants, PathGlob, PathGlobError};
-pub use login::{Become, BecomeMethod, Credential, Login, Secret};
+pub use login::{Become, BecomeMethod, Credential, Login, Secret, is_password_key};
 pub use phase::{Checkpoint, Phase};
 pub use problem::{Problem, Problems, SourceFile};
 pub use snapshot::SnapshotKind;

@@ -1,4 +1,9 @@
-use std::{collections::HashSet, fmt, ops::Range, sync::Arc};
+use std::{
+    collections::HashSet,
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use miette::{Diagnostic, LabeledSpan, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
@@ -11,6 +16,8 @@ const MAX_FILE_SIZE: u64 = 1 << 20;
 pub struct SourceFile {
     path: Utf8PathBuf,
     text: Arc<str>,
+    /// The text as it may be shown.
+    shown: Arc<OnceLock<String>>,
 }
 
 /// Without its text, in which there may be passwords.
@@ -34,7 +41,7 @@ impl SourceFile {
 
     /// A file with this content.
     pub fn new(path: &Utf8Path, text: impl Into<Arc<str>>) -> Self {
-        Self { path: path.to_owned(), text: text.into() }
+        Self { path: path.to_owned(), text: text.into(), shown: Arc::default() }
     }
 
     /// Where the file is.
@@ -75,6 +82,40 @@ impl SourceFile {
     }
 }
 
+/// A text with stars for what stands after keys that name passwords, byte for byte so that places stay right. A key that is
+/// misspelt hides its value, too; a template does not, as it is no password yet.
+fn masked(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("pass") {
+        let word = |c: char| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '"' | '\''));
+        let key = start + rest[start..].find(word).unwrap_or(rest.len() - start);
+        let blanks = rest[key..].len() - rest[key..].trim_start_matches([':', ' ', '\t']).len();
+        let value = key + blanks;
+        let is_key = rest[key..value].contains(':');
+        let end = value + if is_key { value_length(&rest[value..]) } else { 0 };
+        shown.push_str(&rest[..value]);
+        match &rest[value..end] {
+            template if template.contains("{{") => shown.push_str(template),
+            password => shown.extend(password.bytes().map(|_| '*')),
+        }
+        rest = &rest[end..];
+    }
+    shown + rest
+}
+
+/// How long a scalar is that stands on one line, in a flow mapping or not.
+fn value_length(text: &str) -> usize {
+    let line = text.lines().next().unwrap_or_default();
+    match line.chars().next() {
+        Some(quote @ ('"' | '\'')) => line[1..].find(quote).map_or(line.len(), |end| end + 2),
+        // A tag, or a text on the lines that follow.
+        Some('!' | '|' | '>') => 0,
+        _ if line.starts_with("{{") => line.len(),
+        _ => line[..line.find([',', '}']).unwrap_or(line.len())].trim_end().len(),
+    }
+}
+
 impl SourceCode for SourceFile {
     fn read_span<'a>(
         &'a self,
@@ -82,7 +123,7 @@ impl SourceCode for SourceFile {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, miette::MietteError> {
-        let contents = self.text.read_span(span, before, after)?;
+        let contents = self.shown.get_or_init(|| masked(&self.text)).read_span(span, before, after)?;
         Ok(Box::new(MietteSpanContents::new_named(
             self.path.to_string(),
             contents.data(),
@@ -228,5 +269,29 @@ impl std::error::Error for Problems {}
 impl Diagnostic for Problems {
     fn related<'a>(&'a self) -> Option<Box<dyn Iterator<Item = &'a dyn Diagnostic> + 'a>> {
         Some(Box::new(self.0.iter().map(|problem| problem as &dyn Diagnostic)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_masked_where_a_file_is_shown() {
+        for (text, shown) in [
+            ("auth: { user: ada, password: hunter2 }\n", "auth: { user: ada, password: ******* }\n"),
+            ("  become_password: \"a, b\" # x\n  ram: 1", "  become_password: ****** # x\n  ram: 1"),
+            ("passwrd: s\u{e9}cret", "passwrd: *******"),
+            ("'password' : 'x'", "'password' : ***"),
+            ("password: \"{{ x }}\"\nb: 1", "password: \"{{ x }}\"\nb: 1"),
+            ("password: !vault |\n  62313", "password: !vault |\n  62313"),
+            ("passwords:\n  - a", "passwords:\n  - a"),
+            ("type: user # passt", "type: user # passt"),
+            ("password: 'open", "password: *****"),
+            ("pass", "pass"),
+        ] {
+            assert_eq!(masked(text), shown);
+            assert_eq!(shown.len(), text.len(), "{text}");
+        }
     }
 }

@@ -4,8 +4,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use clap::builder::PossibleValuesParser;
 use miette::{IntoDiagnostic, WrapErr, miette};
 
-use super::{print, table::table};
-use crate::farm::{CLOUD_PLATFORMS, CloudPlatform, FARM_FILE, json_schema};
+use super::{FarmArgs, print, table::table};
+use crate::farm::{CLOUD_PLATFORMS, CloudPlatform, FARM_FILE, Project, json_schema};
 
 /// The file beside farm.yaml by which editors check it.
 const SCHEMA_FILE: &str = "farm.schema.json";
@@ -19,9 +19,8 @@ const SCHEMA_FILE: &str = "farm.schema.json";
     after_help = "Examples:\n  farmhand init myfarm\n  farmhand init myfarm --platform debian-13 --platform fedora-44\n  farmhand init --list"
 )]
 pub(super) struct Init {
-    /// The folder, which must not have a farm.yaml yet.
-    #[arg(default_value = ".")]
-    folder: Utf8PathBuf,
+    /// The folder, which must not have a farm.yaml yet [default: that of --farm].
+    folder: Option<Utf8PathBuf>,
     /// A platform that its machines have; repeat it for more.
     #[arg(
         long,
@@ -32,7 +31,7 @@ pub(super) struct Init {
     )]
     platform: Vec<String>,
     /// The project's id, which stands in the names of checkpoints [default: the folder's name].
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = Project::id)]
     project: Option<String>,
     /// List the platforms there are, and make nothing.
     #[arg(long)]
@@ -40,13 +39,13 @@ pub(super) struct Init {
 }
 
 impl Init {
-    pub(super) fn run(self) -> miette::Result<ExitCode> {
+    pub(super) fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         if self.list {
             let row = |platform: CloudPlatform| [platform.name.to_owned(), platform.title.to_owned()];
             print(table(["platform", "is"], CLOUD_PLATFORMS.map(row)));
             return Ok(ExitCode::SUCCESS);
         }
-        let root = &self.folder;
+        let root = self.folder.as_ref().unwrap_or(&args.farm);
         if root.join(FARM_FILE).exists() {
             return Err(miette!(
                 help = "name another folder, or remove that file",

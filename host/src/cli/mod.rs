@@ -94,7 +94,7 @@ impl Cli {
     pub async fn run(self) -> miette::Result<ExitCode> {
         let farm = self.farm;
         match self.command {
-            Command::Init(command) => command.run(),
+            Command::Init(command) => command.run(&farm),
             Command::Check(command) => command.run(&farm).await,
             Command::Schema(command) => command.run(),
             Command::Up(command) => command.run(&farm).await,

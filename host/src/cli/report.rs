@@ -15,8 +15,9 @@ use crate::{
 
 /// Show a run again, from its record: what was done on which machine, what its commands wrote, and how it ended.
 ///
-/// Every `farmhand up` keeps a record: a folder with the run's events and each step's output. The exit code is 0 whenever
-/// the record could be read, however the run ended.
+/// Every `farmhand up` keeps a record: a folder with the run's events and each step's output. Those of all farms are in one
+/// place, so `last` is the newest of any, whatever --farm says. The exit code is 0 whenever the record could be read, however
+/// the run ended.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand report\n  farmhand report --list\n  farmhand report 2026-11-25T18 --machine debian_vs_amd64 --verbose\n  farmhand report last --junit results.xml"

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use globset::{Glob, GlobMatcher};
+use indexmap::IndexSet;
 use miette::{IntoDiagnostic, WrapErr, miette};
 
 use crate::farm::{Farm, Machine};
@@ -23,8 +24,7 @@ pub(super) struct Selection {
 impl Selection {
     /// The machine of that name.
     pub(super) fn one(name: &str) -> Self {
-        // A name is no glob: what would be special in one does not stand in names.
-        Self { machines: vec![name.to_owned()], ..Self::default() }
+        Self { machines: vec![globset::escape(name)], ..Self::default() }
     }
 
     /// Whether it names that very machine.
@@ -69,15 +69,15 @@ fn globs<'a>(
             .wrap_err_with(|| format!("`{pattern}` is no pattern for a {what}"))?
             .compile_matcher();
         if !known.clone().any(|name| glob.is_match(name)) {
-            let mut names: Vec<_> = known.clone().collect();
-            names.dedup();
+            let names: IndexSet<_> = known.clone().collect();
             let is_plain = globset::escape(pattern) == *pattern;
             let near = names
                 .iter()
                 .map(|name| (strsim::damerau_levenshtein(name, pattern), *name))
                 .min()
                 .filter(|(distance, _)| is_plain && *distance <= 3);
-            let mut help = format!("its {what}s are: {}", names[..names.len().min(20)].join(", "));
+            let first: Vec<_> = names.iter().copied().take(20).collect();
+            let mut help = format!("its {what}s are: {}", first.join(", "));
             if names.len() > 20 {
                 help += &format!(" and {} more (farmhand machines)", names.len() - 20);
             }

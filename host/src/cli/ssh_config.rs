@@ -13,13 +13,14 @@ use super::{
 use crate::{
     base::Credential,
     farm::Machine,
-    guest::{Endpoint, openssh},
+    guest::{Endpoint, Jump, openssh},
 };
 
 /// Print how other programs reach machines by SSH: as blocks of ssh_config(5), or as JSON.
 ///
 /// The host keys are those that farmhand pinned, in files that are written now. A machine that does not exist, or that was
-/// never booted, is left out, unless it is named. A password is not told: ssh asks for it.
+/// never booted, is left out, unless it is named. When another one can't be told of, that is said, and the exit code is 1. A
+/// password is not told: ssh asks for it.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  farmhand ssh-config > ssh.conf && rsync -e 'ssh -F ssh.conf' -r src/ debian_vs_amd64:src/\n  farmhand ssh-config --json"
@@ -39,6 +40,8 @@ struct Entry {
     alias: String,
     host: String,
     port: u16,
+    /// `ProxyCommand` of ssh_config(5), where the machine is reached through another host.
+    proxy_command: Option<String>,
     user: String,
     identity_files: Vec<Utf8PathBuf>,
     known_hosts: Utf8PathBuf,
@@ -55,14 +58,24 @@ impl SshConfig {
             .into_diagnostic()
             .wrap_err_with(|| format!("can't make {folder}"))?;
         let (mut blocks, mut entries) = (Vec::new(), Vec::new());
+        let mut code = ExitCode::SUCCESS;
         for machine in self.selection.of(&workbench.farm)? {
             let named = self.selection.names(&machine.name);
             let (endpoint, host_key) = match known(&workbench, machine).await {
-                Ok(known) => known,
+                Ok(Some(known)) => known,
+                Ok(None) if named => {
+                    let help = format!("make and boot it: farmhand up '{}'", machine.name);
+                    return Err(miette!(help = help, "{} does not exist or was never booted", machine.name));
+                }
+                Ok(None) => continue,
                 Err(report) if named => {
                     return Err(report.wrap_err(format!("{} can't be reached", machine.name)));
                 }
-                Err(_) => continue,
+                Err(report) => {
+                    eprintln!("{:?}", report.wrap_err(format!("{} is left out", machine.name)));
+                    code = ExitCode::FAILURE;
+                    continue;
+                }
             };
             let (alias, login) = (alias(&machine.name), machine.login(&workbench.dirs.login_key()));
             let known_hosts = folder.join(&alias);
@@ -83,6 +96,7 @@ impl SshConfig {
                 alias,
                 host: endpoint.host,
                 port: endpoint.port,
+                proxy_command: endpoint.jump.as_ref().map(Jump::proxy_command),
                 user: login.user,
                 identity_files: keys.into_iter().filter_map(path).collect(),
                 known_hosts,
@@ -95,15 +109,17 @@ impl SshConfig {
         } else {
             print(blocks.join("\n"));
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     }
 }
 
-/// Where a machine is, and its host key.
-async fn known(workbench: &Workbench, machine: &Machine) -> miette::Result<(Endpoint, String)> {
-    let (host, existing) = workbench.find_existing(&machine.name).await?;
+/// Where a machine is, and its host key. `None` when it does not exist or was never booted.
+async fn known(workbench: &Workbench, machine: &Machine) -> miette::Result<Option<(Endpoint, String)>> {
+    let Some((host, existing)) = workbench.find(&machine.name).await? else { return Ok(None) };
+    if existing.domain.metadata.as_ref().is_none_or(|metadata| metadata.ssh_host_key.is_none()) {
+        return Ok(None);
+    }
     let endpoint = workbench.endpoint(host, machine, &existing.domain).await.into_diagnostic()?;
-    let help = format!("boot it: farmhand ssh '{}'", machine.name);
     let host_key = endpoint.host_key.clone();
-    Ok((endpoint, host_key.ok_or_else(|| miette!(help = help, "it was never booted"))?))
+    Ok(host_key.map(|host_key| (endpoint, host_key)))
 }

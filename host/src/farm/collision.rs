@@ -59,20 +59,32 @@ fn explicit(machines: &IndexMap<String, Machine>, problems: &mut Vec<Problem>) {
             problems.extend(both(other, machine, &what, places.mac.as_ref(), help));
         }
         if let Some(ip) = machine.net.ip {
-            let other = *addresses.entry((machine.net.kind, machine.net.source(), ip)).or_insert(machine);
+            let same: &mut Vec<&Machine> =
+                addresses.entry((machine.net.kind, machine.net.source(), ip)).or_default();
             let help = "give one of them another `ip`, or `dhcp`";
-            problems.extend(both(other, machine, &format!("the address {ip}"), places.ip.as_ref(), help));
+            if let Some(other) = same.iter().find(|other| may_meet(other, machine)) {
+                problems.extend(both(other, machine, &format!("the address {ip}"), places.ip.as_ref(), help));
+            }
+            same.push(machine);
         }
         for (forward, place) in machine.net.port_forwards.iter().zip(&places.port_forwards) {
             let same = ports.entry((forward.protocol, forward.host)).or_default();
             let help = "let one of them forward another `host` port; it can be worked out: `\"{{ 8000 + offset }}\"`";
             let what = format!("port {} ({}) of {}", forward.host, forward.protocol.name(), forward.address);
-            if let Some((_, other)) = same.iter().find(|(other, _)| other.clashes_with(forward)) {
+            let clashes = |(other, of): &&(&PortForward, &Machine)| {
+                other.clashes_with(forward) && may_meet(of, machine)
+            };
+            if let Some((_, other)) = same.iter().find(clashes) {
                 problems.extend(both(other, machine, &what, place.as_ref(), help));
             }
             same.push((forward, machine));
         }
     }
+}
+
+/// Whether two machines can be on one hypervisor. One that names no `connection` can get to any.
+fn may_meet(a: &Machine, b: &Machine) -> bool {
+    a.connection.is_none() || b.connection.is_none() || a.connection == b.connection
 }
 
 /// That two machines ask for one thing; nothing when they are one.

@@ -75,6 +75,11 @@ impl Farm {
             let help = "name the folder of a farm.yaml with --farm, change into it, or make one with `farmhand init`";
             return Err(problem.help(help).into());
         }
+        if file.file_name() != Some(FARM_FILE) {
+            let problem = Problem::new(format!("{file} is no farm: a farm's file is named {FARM_FILE}"));
+            let help = "name the folder of a farm.yaml with --farm; give each farm a folder of its own";
+            return Err(problem.help(help).into());
+        }
         let file =
             file.canonicalize_utf8().map_err(|error| Problem::new(format!("can't reach {file}: {error}")))?;
         let (source, config) = Config::read(&file)?;

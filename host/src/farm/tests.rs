@@ -369,6 +369,12 @@ fn machines_that_ask_for_the_same_are_told_of_each_other() {
             "{given}"
         );
     }
+    // On hypervisors of their own they do not meet.
+    let apart =
+        "metadata: { connection: '{{ target_name }}' }, net: { port_forwards: [{ host: 8080, guest: 80 }] }";
+    let text = format!("vm: {{ {apart}, disks: [{{ src: https://example.org/d.qcow2 }}] }}\n");
+    files.write("setup_vm/platforms/debian.yaml", &text);
+    assert_eq!(files.load().unwrap().machines.len(), 2);
     net("{ type: network, ip: dhcp, source: '{{ target_name }}' }");
     assert_eq!(files.load().unwrap().machines.len(), 2);
     net("{ port_forwards: [{ host: \"{{ {'amd64': 8080, 'arm64': 8081}[target_name] }}\", guest: 80 }] }");

@@ -56,6 +56,21 @@ pub struct LimitsConfig {
     pub function_size: Option<Size>,
 }
 
+impl LimitsConfig {
+    /// A limit that is set and counts before it is known which module it is about: for all modules or for none.
+    pub(super) fn only_for_all(&self) -> Option<&'static str> {
+        let Self { compile_time, compile_memory, stack, module_size, function_size, .. } = self;
+        let limits = [
+            ("compile_time", compile_time.is_some()),
+            ("compile_memory", compile_memory.is_some()),
+            ("stack", stack.is_some()),
+            ("module_size", module_size.is_some()),
+            ("function_size", function_size.is_some()),
+        ];
+        limits.into_iter().find_map(|(name, is_set)| is_set.then_some(name))
+    }
+}
+
 /// A number of bytes: `1048576`, `1 MiB`, `64K`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size(usize);

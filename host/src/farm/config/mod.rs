@@ -142,6 +142,7 @@ impl Config {
         Hypervisor::check(&config.hypervisors, &source, &mut problems);
         secret::check(&config.secrets, &source, &mut problems);
         config.per_phase.check(&source, &mut problems);
+        ModuleConfig::check(&config.modules, &source, &mut problems);
         variables::check(&config, &source, &mut problems);
         if config.pairs().is_empty() {
             let help = "name targets and platforms under `permutations`, or single machines under `list`";

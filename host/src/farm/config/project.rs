@@ -19,12 +19,22 @@ pub struct Project {
 }
 
 impl Project {
-    pub(super) fn check(&self, source: &SourceFile, problems: &mut Vec<Problem>) {
-        let id = &self.id;
+    /// Takes a text for a project's id, or says what one needs.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn id(text: &str) -> Result<String, String> {
         let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
-        if id.is_empty() || id.len() > 64 || !id.chars().all(fine) {
-            let message =
-                format!("`{id}` is no project id: it needs 1 to 64 ASCII letters, digits, `_` or `-`");
+        if text.is_empty() || text.len() > 64 || !text.chars().all(fine) {
+            return Err(format!(
+                "`{text}` is no project id: it needs 1 to 64 ASCII letters, digits, `_` or `-`"
+            ));
+        }
+        Ok(text.to_owned())
+    }
+
+    pub(super) fn check(&self, source: &SourceFile, problems: &mut Vec<Problem>) {
+        if let Err(message) = Self::id(&self.id) {
             let help = "it stands in the names of snapshots: `id: my_project`";
             let place = yaml::find(source, &["project".into(), "id".into()]);
             problems.push(source.problem(place, message).help(help));

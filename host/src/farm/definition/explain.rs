@@ -6,10 +6,9 @@ use serde_json::Value;
 
 use super::merge::Merged;
 use crate::{
-    base::SourceFile,
+    base::{SourceFile, is_password_key},
     farm::{
         config::Pair,
-        template::is_secret,
         yaml::{self, Data, Node},
     },
 };
@@ -47,7 +46,7 @@ impl Explaining<'_> {
         match &node.data {
             Data::Map(entries) if !entries.is_empty() => {
                 for (key, entry) in entries {
-                    self.node(&format!("{path}.{key}"), &entry.value, hidden || is_secret(key));
+                    self.node(&format!("{path}.{key}"), &entry.value, hidden || is_password_key(key));
                 }
             }
             Data::List(items) if !items.is_empty() => {

@@ -17,7 +17,7 @@ use crate::{
         first_boot::{CloudInit, FirstBoot, as_hostname},
         hardware::NetworkDefinition,
         source::{self, Folders, Sources},
-        yaml::Mistake,
+        yaml::{Key, Mistake},
     },
 };
 
@@ -73,6 +73,9 @@ struct MetadataDefinition {
     #[serde(default)]
     libvirt_pool_dir: Option<String>,
 }
+
+/// The device of cloud-init's seed in the domain template.
+const SEED_DEVICE: &str = "vdz";
 
 /// The names of a machine's definitions.
 pub(in crate::farm) struct MachineNames {
@@ -158,6 +161,13 @@ impl Machine {
         let setups = disks.iter().filter_map(|disk| disk.image.setup.as_ref()).collect::<Vec<_>>();
         let hostname = metadata.hostname.unwrap_or_else(|| as_hostname(&name));
         let first_boot = FirstBoot::new(hostname, metadata.cloud_init, &auth, &setups)?;
+        if let Some(index) =
+            disks.iter().position(|disk| disk.device.as_deref() == Some(SEED_DEVICE) && first_boot.is_some())
+        {
+            let message = format!("{SEED_DEVICE} is the disk from which cloud-init reads what it is to do");
+            let place: [Key; 3] = ["disks".into(), index.into(), "devname".into()];
+            return Err(Mistake::new(place, message).help("give the disk another `devname`, or leave it out"));
+        }
         Ok(Self {
             mac: net.mac.clone().unwrap_or_else(|| made_mac(&name, 0)),
             name,

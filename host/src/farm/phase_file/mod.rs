@@ -139,10 +139,16 @@ fn default_dependencies(root: &Utf8Path, config: &Config, scope: &Scope) -> Resu
             let file = node.place.as_ref().map(|place| (*place.file).clone());
             let file = file.unwrap_or_else(|| SourceFile::new(&root.join(FARM_FILE), ""));
             if !texts.iter().all(Value::is_string) {
+                let wrong = match &node.data {
+                    Data::List(items) => {
+                        items.iter().find(|item| !item.to_value().is_string()).unwrap_or(node)
+                    }
+                    _ => node,
+                };
                 let message =
-                    format!("`dependencies` must be a list of packages' names, but this is {}", node.kind());
+                    format!("`dependencies` must be a list of packages' names, but this is {}", wrong.kind());
                 let help = "write `dependencies: [curl, git]`";
-                let place = node.place.as_ref().map_or(0..0, |place| place.range());
+                let place = wrong.place.as_ref().map_or(0..0, |place| place.range());
                 return Err(file.problem(place, message).help(help));
             }
             (texts, file, vec!["dependencies".into()])

@@ -118,6 +118,16 @@ impl<'a> StepReader<'a> {
                     let help = "set variables instead, in farm.yaml or a definition file: its steps see them";
                     return Err(problem("with", message).help(help).into());
                 }
+                let of_each = [
+                    ("retries", step.retries > 0),
+                    ("delay", step.delay.is_some()),
+                    ("timeout", step.timeout.is_some()),
+                ];
+                if let Some((key, _)) = of_each.into_iter().find(|(_, is_set)| *is_set) {
+                    let message = format!("{uses} is a file of steps, which has no `{key}` as a whole");
+                    let help = "say it of its steps, or of the phase under `per_phase` in farm.yaml";
+                    return Err(problem(key, message).help(help).into());
+                }
                 return self.include(file, &uses, r#become, |message| problem("uses", message));
             }
             (Some(uses), None) if uses.ends_with(".wasm") || uses.contains('/') => {
@@ -133,6 +143,10 @@ impl<'a> StepReader<'a> {
             }
             (Some(uses), None) => (Uses::Name(uses.clone()), uses),
             (None, Some(run)) => {
+                if with.contains_key("run") {
+                    let message = "what to run stands here twice: after `run` and in `with`".to_owned();
+                    return Err(problem("with", message).help("write it after `run` alone").into());
+                }
                 let first_line = run.trim().lines().next().unwrap_or_default().chars().take(60).collect();
                 with.insert("run".to_owned(), Value::String(run));
                 (Uses::Name("shell".to_owned()), first_line)

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::farm::{
-    template::is_secret,
-    yaml::{Data, Entry, Node},
+use crate::{
+    base::is_password_key,
+    farm::yaml::{Data, Entry, Node},
 };
 
 /// A value in which only what has an expression or a statement counts as a template: shells write `${#name}`, which to Jinja
@@ -51,13 +51,9 @@ fn secret_in(node: &Arc<Node>) -> Option<&Arc<Node>> {
     }
     match &node.data {
         Data::List(items) => items.iter().find_map(secret_in),
-        Data::Map(entries) => {
-            entries.iter().find_map(
-                |(key, entry)| {
-                    if is_secret(key) { Some(&entry.value) } else { secret_in(&entry.value) }
-                },
-            )
-        }
+        Data::Map(entries) => entries.iter().find_map(|(key, entry)| {
+            if is_password_key(key) { Some(&entry.value) } else { secret_in(&entry.value) }
+        }),
         _ => None,
     }
 }

@@ -13,7 +13,10 @@ use minijinja::{
     value::{Enumerator, Object, ObjectRepr},
 };
 
-use crate::farm::yaml::{Data, Entry, Node};
+use crate::{
+    base::is_password_key,
+    farm::yaml::{Data, Entry, Node},
+};
 
 /// What a template can refer to.
 #[derive(Debug, Clone)]
@@ -81,7 +84,7 @@ impl Watch {
     }
 
     fn show(self: &Arc<Self>, name: &str, node: &Arc<Node>) -> Value {
-        if node.hidden || is_secret(name) {
+        if node.hidden || is_password_key(name) {
             self.hidden.lock().unwrap_or_else(PoisonError::into_inner).push(node.clone());
         }
         if node.broken {
@@ -133,11 +136,6 @@ fn mark_texts(node: &mut Arc<Node>, hidden: &[String]) -> bool {
         *node = Arc::new(marked);
     }
     found
-}
-
-/// Whether a key's value must not be shown.
-pub(in crate::farm) fn is_secret(name: &str) -> bool {
-    name.contains("password") || name.contains("passwd") || name.contains("passphrase")
 }
 
 fn number_value(number: &serde_json::Number) -> Value {

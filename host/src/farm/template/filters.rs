@@ -1,7 +1,7 @@
 //! Filters with Ansible's and Jinja's meaning, where minijinja has none or another one.
 //!
-//! References: Ansible's documentation of `ansible.builtin.combine`, `hash`, `bool`, `regex_replace`, `path_join`, `basename`,
-//! `dirname` and `ternary`, and Jinja's of `default` and `int`.
+//! References: Ansible's documentation of `ansible.builtin.combine`, `hash`, `bool`, `mandatory`, `regex_replace`, `path_join`,
+//! `basename`, `dirname` and `ternary`, and Jinja's of `default` and `int`.
 
 use std::borrow::Cow;
 
@@ -25,6 +25,7 @@ const LIST_MERGES: [&str; 6] = ["replace", "keep", "append", "prepend", "append_
 pub(super) fn add_to(environment: &mut Environment<'_>) {
     environment.add_filter("default", default);
     environment.add_filter("d", default);
+    environment.add_filter("mandatory", mandatory);
     environment.add_filter("int", int);
     environment.add_filter("bool", bool);
     environment.add_filter("hash", hash);
@@ -58,6 +59,19 @@ fn default(
     kwargs.assert_all_used()?;
     let absent = value.is_undefined() || boolean && !value.is_true();
     Ok(if absent { other } else { value.clone() })
+}
+
+/// `mandatory(value, msg=...)`: what is not defined is an error, in the definition's own words.
+fn mandatory(value: &Value, msg: Option<String>, kwargs: Kwargs) -> Result<Value, Error> {
+    let msg = match msg {
+        Some(msg) => Some(msg),
+        None => kwargs.get::<Option<String>>("msg")?,
+    };
+    kwargs.assert_all_used()?;
+    if value.is_undefined() {
+        return Err(wrong(msg.unwrap_or_else(|| "a mandatory value is not defined".to_owned())));
+    }
+    Ok(value.clone())
 }
 
 /// `int(value, default=0, base=10)`: what is no number is the default.

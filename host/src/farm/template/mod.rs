@@ -13,7 +13,7 @@ use std::{ops::Range, sync::Arc};
 
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, value::Serde};
 
-pub(super) use context::{Scope, is_secret};
+pub(super) use context::Scope;
 pub(super) use render::Rendering;
 pub(super) use syntax::literals;
 

@@ -116,6 +116,7 @@ fn filters_do_what_ansible_says() {
         ("[3, 1] | join", json!("31")),
         ("'abc' | first", json!("a")),
         ("(vm.arch == 'x86_64') | ternary('q35', 'virt')", json!("q35")),
+        ("vm.arch | mandatory", json!("x86_64")),
         // Python's methods
         ("vm.arch.startswith('x86')", json!(true)),
         ("vm.metadata.get('gone', 'x')", json!("x")),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Key, find, find_key};
 use crate::{
-    base::{Problem, SourceFile},
+    base::{Problem, SourceFile, is_password_key},
     farm::definition::nearest,
 };
 
@@ -38,9 +38,10 @@ impl Mistake {
     }
 
     fn of_serde(error: &serde_path_to_error::Error<serde_json::Error>) -> Self {
-        let path = error.path().iter().filter_map(Key::of_segment).collect();
+        let path: Vec<_> = error.path().iter().filter_map(Key::of_segment).collect();
         let words = error.inner().to_string();
-        let (message, help, is_key) = explain(&words);
+        let hidden = matches!(path.last(), Some(Key::Name(name)) if is_password_key(name));
+        let (message, help, is_key) = explain(&words, hidden);
         Self { path, message, help, is_key }
     }
 
@@ -122,8 +123,8 @@ fn missing_field(words: &str) -> Option<&str> {
     words.strip_prefix("missing field `")?.strip_suffix('`')
 }
 
-/// serde's words as a message, a hint, and whether they are about a key.
-fn explain(words: &str) -> (String, Option<String>, bool) {
+/// serde's words as a message, a hint, and whether they are about a key. What was found is not told when it is `hidden`.
+fn explain(words: &str, hidden: bool) -> (String, Option<String>, bool) {
     if let Some(name) = missing_field(words) {
         let help = format!("add `{name}:` with its value here");
         return (format!("`{name}` is missing"), Some(help), false);
@@ -137,7 +138,8 @@ fn explain(words: &str) -> (String, Option<String>, bool) {
     let typed = words.strip_prefix("invalid type: ").or_else(|| words.strip_prefix("invalid value: "));
     if let Some((found, expected)) = typed.and_then(|typed| typed.split_once(", expected ")) {
         let (expected, help) = wanted(expected);
-        return (format!("expected {expected}, but this is {}", given(found)), help, false);
+        let found = if hidden { given_kind(found) } else { given(found) };
+        return (format!("expected {expected}, but this is {found}"), help, false);
     }
     if words.starts_with("invalid length") && words.contains("expected struct ") {
         let (_, help) = wanted("struct ");
@@ -190,6 +192,16 @@ fn wanted(expected: &str) -> (&str, Option<String>) {
         }
     };
     (words, Some(help.to_owned()))
+}
+
+/// What kind of value was found, in YAML's words.
+fn given_kind(found: &str) -> String {
+    match found.split_once(' ') {
+        Some(("string", _)) => "another text".to_owned(),
+        Some(("integer" | "floating", _)) => "a number".to_owned(),
+        Some(("boolean", _)) => "true or false".to_owned(),
+        _ => given(found),
+    }
 }
 
 /// What was found, in YAML's words.
