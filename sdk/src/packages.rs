@@ -59,15 +59,26 @@ pub struct Repository {
 }
 
 /// Replaces a configuration file, with mode 0644, if it is not there or has another content. Gives whether it had to.
-///
-/// By commands, because package managers' files belong to root and a package module has commands granted anyway.
 pub fn write_if_different(guest: &Guest, path: &str, content: &str) -> Result<bool, Failure> {
-    let now = guest.command(["cat", "--", path]).read_only().any_status().run()?;
-    if now.success() && now.stdout == content.as_bytes() {
-        return Ok(false);
+    let differs = !has_content(guest, path, content)?;
+    if differs {
+        write(guest, path, content)?;
     }
+    Ok(differs)
+}
+
+/// Whether a configuration file is there with this content.
+pub fn has_content(guest: &Guest, path: &str, content: &str) -> Result<bool, Failure> {
+    let now = guest.command(["cat", "--", path]).read_only().any_status().run()?;
+    Ok(now.success() && now.stdout == content.as_bytes())
+}
+
+/// Writes a configuration file, with mode 0644.
+///
+/// By a command, because package managers' files belong to root and a package module has commands granted anyway.
+pub fn write(guest: &Guest, path: &str, content: &str) -> Result<(), Failure> {
     guest.command(["install", "-D", "-m", "0644", "/dev/stdin", path]).stdin(content).run()?;
-    Ok(true)
+    Ok(())
 }
 
 /// Whether, and how, what is installed is upgraded.
