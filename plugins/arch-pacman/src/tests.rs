@@ -122,6 +122,18 @@ fn the_keyring_comes_before_an_upgrade() {
     assert_eq!(outcome, Outcome::changed("upgraded archlinux-keyring 20260101-1"));
 }
 
+#[test]
+fn what_an_upgrade_brought_is_seen() {
+    let guest = Script::new();
+    list(&guest, BASH);
+    guest.expect(["pacman", "…", "-Su"]).as_root();
+    list(&guest, "bash 5.3-1\n");
+    guest.expect(["pacman", "…", "-S", "--needed", "--", "bash=5.2.037"]).as_root();
+    list(&guest, BASH);
+    let outcome = run(&guest, json!({ "upgrade": true, "packages": ["bash=5.2.037"] })).unwrap();
+    assert_eq!(outcome, Outcome::unchanged("nothing to do"));
+}
+
 const MAIN: &str = "/etc/pacman.conf";
 const CORE: &str = "[options]\n\n[core]\nServer = x\n";
 const SHOWN: &str = "pub:-:255:22:AA:1:::-:::scESC::::::23::0:\nfpr:::::::::0123456789ABCDEF:\n";

@@ -79,6 +79,23 @@ fn upgrade_without_news_changes_nothing() {
 }
 
 #[test]
+fn what_an_upgrade_brought_or_removed_is_seen() {
+    for (upgrade, command, after, argument) in [
+        (json!(true), "upgrade", "bash\tamd64\t5.3\tinstalled\n", "bash=5.2"),
+        (json!("dist"), "dist-upgrade", "", "bash=5.2"),
+    ] {
+        let guest = Script::new();
+        dpkg(&guest, BASH);
+        guest.expect(["apt-get", "…", command]).as_root();
+        dpkg(&guest, after);
+        guest.expect(["apt-get", "…", "--allow-downgrades", "install", "--", argument]).as_root();
+        dpkg(&guest, BASH);
+        let outcome = run(&guest, json!({ "upgrade": upgrade, "packages": ["bash=5.2"] })).unwrap();
+        assert_eq!(outcome, Outcome::unchanged("nothing to do"));
+    }
+}
+
+#[test]
 fn fresh_lists_are_not_updated() {
     let lists = |times: &str| format!("1000\n{times}");
     let fresh = "1.0 lists\n950.5 partial\n20.0 mirror_Packages.lz4\n";
