@@ -14,7 +14,7 @@ use crate::{Failure, Guest, Outcome};
 pub struct Settings {
     /// Bring the list of available packages up to date first.
     pub update: bool,
-    /// Leave that out when the list is younger than this many seconds, by the guest's clock. 0: never leave it out.
+    /// Leave that out when the list is known to be younger than this many seconds, by the guest's clock. 0: never leave it out.
     pub cache_valid_time: u32,
     /// Upgrade what is installed. `dist` may also remove packages to get there.
     pub upgrade: Upgrade,

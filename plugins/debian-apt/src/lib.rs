@@ -41,6 +41,7 @@ impl PhaseModule for DebianApt {
         {
             // Else an index that can't be fetched is only a warning, and the exit status is 0.
             run(apt_get(guest).args(["-o", "APT::Update::Error-Mode=any", "update"]))?;
+            lists::stamp(guest)?;
         }
         match settings.upgrade.way() {
             None => {}
