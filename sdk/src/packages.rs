@@ -14,7 +14,7 @@ use crate::{Failure, Guest, Outcome};
 pub struct Settings {
     /// Bring the list of available packages up to date first.
     pub update: bool,
-    /// Leave that out when the list is younger than this many seconds, by the guest's clock. 0: never leave it out.
+    /// Leave that out when the list is known to be younger than this many seconds, by the guest's clock. 0: never leave it out.
     pub cache_valid_time: u32,
     /// Upgrade what is installed. `dist` may also remove packages to get there.
     pub upgrade: Upgrade,
@@ -59,15 +59,26 @@ pub struct Repository {
 }
 
 /// Replaces a configuration file, with mode 0644, if it is not there or has another content. Gives whether it had to.
-///
-/// By commands, because package managers' files belong to root and a package module has commands granted anyway.
 pub fn write_if_different(guest: &Guest, path: &str, content: &str) -> Result<bool, Failure> {
-    let now = guest.command(["cat", "--", path]).read_only().any_status().run()?;
-    if now.success() && now.stdout == content.as_bytes() {
-        return Ok(false);
+    let differs = !has_content(guest, path, content)?;
+    if differs {
+        write(guest, path, content)?;
     }
+    Ok(differs)
+}
+
+/// Whether a configuration file is there with this content.
+pub fn has_content(guest: &Guest, path: &str, content: &str) -> Result<bool, Failure> {
+    let now = guest.command(["cat", "--", path]).read_only().any_status().run()?;
+    Ok(now.success() && now.stdout == content.as_bytes())
+}
+
+/// Writes a configuration file, with mode 0644.
+///
+/// By a command, because package managers' files belong to root and a package module has commands granted anyway.
+pub fn write(guest: &Guest, path: &str, content: &str) -> Result<(), Failure> {
     guest.command(["install", "-D", "-m", "0644", "/dev/stdin", path]).stdin(content).run()?;
-    Ok(true)
+    Ok(())
 }
 
 /// Whether, and how, what is installed is upgraded.

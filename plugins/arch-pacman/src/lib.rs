@@ -35,7 +35,10 @@ impl PhaseModule for ArchPacman {
         let before = query(guest)?;
         let configured = repositories::configure(&settings.repositories, guest)?;
         update(&settings, &before, !configured.is_empty(), guest)?;
-        change(&settings, &wanted, &before, guest)?;
+        let upgraded = settings.upgrade.way().is_some() && !wanted.is_empty();
+        // What is wanted may have come, or have become another version, with the upgrade.
+        let now = if upgraded { &query(guest)? } else { &before };
+        change(&settings, &wanted, now, guest)?;
 
         let after = query(guest)?;
         let names: BTreeSet<&str> = wanted.iter().map(|package| package.name).collect();
@@ -97,7 +100,7 @@ fn update(
 fn change(
     settings: &Settings,
     wanted: &[Wanted<'_>],
-    before: &Installed,
+    installed: &Installed,
     guest: &Guest,
 ) -> Result<(), Failure> {
     let packages: Vec<&str> = settings
@@ -105,8 +108,8 @@ fn change(
         .iter()
         .zip(wanted)
         .filter(|(_, package)| match settings.state {
-            State::Present => !satisfies(before, package),
-            State::Absent => before.contains_key(package.name),
+            State::Present => !satisfies(installed, package),
+            State::Absent => installed.contains_key(package.name),
             State::Latest => true,
         })
         .map(|(text, _)| text.as_str())

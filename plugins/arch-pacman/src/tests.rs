@@ -123,28 +123,118 @@ fn the_keyring_comes_before_an_upgrade() {
 }
 
 #[test]
-fn a_repository_is_added_with_its_key() {
-    const OURS: &str = "/etc/pacman.d/farmhand.conf";
-    const MAIN: &str = "/etc/pacman.conf";
+fn what_an_upgrade_brought_is_seen() {
     let guest = Script::new();
     list(&guest, BASH);
-    guest.expect(["cat", "--", OURS]).as_root().exits(1);
-    guest.expect(["install", "…", OURS]).as_root().check(|command| {
-        assert_eq!(command.stdin, ["[own]\nServer = https://example.org/$arch\n".into()]);
-    });
-    let shown = "pub:-:255:22:AA:1:::-:::scESC::::::23::0:\nfpr:::::::::0123456789ABCDEF:\n";
-    guest.expect(["gpg", "--show-keys", "--with-colons"]).as_root().stdout(shown);
+    guest.expect(["pacman", "…", "-Su"]).as_root();
+    list(&guest, "bash 5.3-1\n");
+    guest.expect(["pacman", "…", "-S", "--needed", "--", "bash=5.2.037"]).as_root();
+    list(&guest, BASH);
+    let outcome = run(&guest, json!({ "upgrade": true, "packages": ["bash=5.2.037"] })).unwrap();
+    assert_eq!(outcome, Outcome::unchanged("nothing to do"));
+}
+
+const MAIN: &str = "/etc/pacman.conf";
+const CORE: &str = "[options]\n\n[core]\nServer = x\n";
+const SHOWN: &str = "pub:-:255:22:AA:1:::-:::scESC::::::23::0:\nfpr:::::::::0123456789ABCDEF:\n";
+
+fn file(name: &str) -> String {
+    format!("/etc/pacman.d/farmhand/{name}.conf")
+}
+
+fn include(name: &str) -> String {
+    format!("Include = {}\n", file(name))
+}
+
+fn repository(name: &str) -> serde_json::Value {
+    json!({ "name": name, "uri": format!("https://example.org/{name}"), "key": "KEY\nOF IT\n" })
+}
+
+/// The file of such a repository.
+fn section(name: &str) -> String {
+    format!("# KEY\n# OF IT\n[{name}]\nServer = https://example.org/{name}\n")
+}
+
+fn takes_the_key(guest: &Script) {
+    guest.expect(["gpg", "--show-keys", "--with-colons"]).as_root().stdout(SHOWN);
     guest.expect(["pacman-key", "--add", "-"]).as_root();
     guest.expect(["pacman-key", "--lsign-key", "0123456789ABCDEF"]).as_root();
-    guest.expect(["cat", "--", MAIN]).as_root().stdout("[options]\n\n[core]\nServer = x\n");
-    guest.expect(["cat", "--", MAIN]).as_root().stdout("[options]\n\n[core]\nServer = x\n");
-    guest.expect(["install", "…", MAIN]).as_root().check(|command| {
-        let text = "[options]\n\n[core]\nServer = x\n\nInclude = /etc/pacman.d/farmhand.conf\n";
-        assert_eq!(command.stdin, [text.into()]);
+}
+
+fn writes(guest: &Script, path: &str, text: String) {
+    guest.expect(["install", "-D", "-m", "0644", "/dev/stdin", path]).as_root().check(move |command| {
+        assert_eq!(command.stdin, [text.as_str().into()]);
     });
+}
+
+#[test]
+fn repositories_are_added_with_their_keys_in_the_order_in_which_they_are_named() {
+    let guest = Script::new();
+    list(&guest, BASH);
+    guest.expect(["cat", "--", MAIN]).as_root().stdout(CORE);
+    for name in ["own", "a"] {
+        guest.expect(["cat", "--", &file(name)]).as_root().exits(1);
+        takes_the_key(&guest);
+        writes(&guest, &file(name), section(name));
+    }
+    writes(&guest, MAIN, format!("{CORE}\n{}{}", include("own"), include("a")));
     guest.expect(["pacman", "…", "-Sy"]).as_root();
     list(&guest, BASH);
-    let repository = json!({ "name": "own", "uri": "https://example.org/$arch", "key": "KEY" });
-    let outcome = run(&guest, json!({ "repositories": [repository] })).unwrap();
+    let outcome = run(&guest, json!({ "repositories": [repository("own"), repository("a")] })).unwrap();
+    assert_eq!(outcome, Outcome::changed("configured repository own, a"));
+}
+
+#[test]
+fn a_repository_is_added_to_those_of_other_steps() {
+    let guest = Script::new();
+    list(&guest, BASH);
+    let main = format!("{CORE}\n{}", include("own"));
+    guest.expect(["cat", "--", MAIN]).as_root().stdout(main.clone());
+    guest.expect(["cat", "--", &file("own")]).as_root().stdout(section("own"));
+    guest.expect(["cat", "--", &file("b")]).as_root().exits(1);
+    writes(&guest, &file("b"), "[b]\nServer = file:///b\nSigLevel = Never\n".to_owned());
+    writes(&guest, MAIN, format!("{main}\n{}", include("b")));
+    guest.expect(["pacman", "…", "-Sy"]).as_root();
+    list(&guest, BASH);
+    let more = json!({ "name": "b", "uri": "file:///b", "trusted": true });
+    let outcome = run(&guest, json!({ "repositories": [repository("own"), more] })).unwrap();
+    assert_eq!(outcome, Outcome::changed("configured repository b"));
+}
+
+#[test]
+fn repositories_that_are_there_are_left_alone() {
+    let guest = Script::new();
+    list(&guest, BASH);
+    guest.expect(["cat", "--", MAIN]).as_root().stdout(format!("{CORE}\n{}", include("own")));
+    guest.expect(["cat", "--", &file("own")]).as_root().stdout(section("own"));
+    list(&guest, BASH);
+    let outcome = run(&guest, json!({ "repositories": [repository("own")] })).unwrap();
+    assert_eq!(outcome, Outcome::unchanged("nothing to do"));
+}
+
+#[test]
+fn a_key_that_is_not_taken_leaves_no_file_behind() {
+    let guest = Script::new();
+    list(&guest, BASH);
+    guest.expect(["cat", "--", MAIN]).as_root().stdout(CORE);
+    guest.expect(["cat", "--", &file("own")]).as_root().exits(1);
+    guest.expect(["gpg", "…"]).as_root().stdout(SHOWN);
+    guest.expect(["pacman-key", "--add", "-"]).as_root().exits(1).stderr("==> ERROR: no keyring\n");
+    let failure = run(&guest, json!({ "repositories": [repository("own")] })).unwrap_err();
+    assert!(matches!(failure, Failure::CommandFailed(text) if text.contains("no keyring")));
+}
+
+#[test]
+fn another_key_is_taken() {
+    let guest = Script::new();
+    list(&guest, BASH);
+    guest.expect(["cat", "--", MAIN]).as_root().stdout(format!("{CORE}\n{}", include("own")));
+    let before = section("own").replace("OF IT", "BEFORE");
+    guest.expect(["cat", "--", &file("own")]).as_root().stdout(before);
+    takes_the_key(&guest);
+    writes(&guest, &file("own"), section("own"));
+    guest.expect(["pacman", "…", "-Sy"]).as_root();
+    list(&guest, BASH);
+    let outcome = run(&guest, json!({ "repositories": [repository("own")] })).unwrap();
     assert_eq!(outcome, Outcome::changed("configured repository own"));
 }

@@ -41,13 +41,17 @@ impl PhaseModule for DebianApt {
         {
             // Else an index that can't be fetched is only a warning, and the exit status is 0.
             run(apt_get(guest).args(["-o", "APT::Update::Error-Mode=any", "update"]))?;
+            lists::stamp(guest)?;
         }
         match settings.upgrade.way() {
             None => {}
             Some(UpgradeWay::Yes) => drop(run(apt_get(guest).args(["--with-new-pkgs", "upgrade"]))?),
             Some(UpgradeWay::Dist) => drop(run(apt_get(guest).arg("dist-upgrade"))?),
         }
-        change(&settings, &wanted, &before, guest)?;
+        let upgraded = settings.upgrade.way().is_some() && !wanted.is_empty();
+        // What is wanted may have become another version with the upgrade, or have been removed.
+        let now = if upgraded { &Dpkg::query(guest)? } else { &before };
+        change(&settings, &wanted, now, guest)?;
 
         let after = Dpkg::query(guest)?;
         let names: BTreeSet<&str> = wanted.iter().map(|package| package.name).collect();
@@ -76,14 +80,14 @@ fn wanted(settings: &Settings) -> Result<Vec<Wanted<'_>>, Failure> {
 }
 
 /// Installs or removes what is not as it should be.
-fn change(settings: &Settings, wanted: &[Wanted<'_>], before: &Dpkg, guest: &Guest) -> Result<(), Failure> {
+fn change(settings: &Settings, wanted: &[Wanted<'_>], dpkg: &Dpkg, guest: &Guest) -> Result<(), Failure> {
     let packages: Vec<&str> = settings
         .packages
         .iter()
         .zip(wanted)
         .filter(|(_, package)| match settings.state {
-            State::Present => !before.satisfies(package),
-            State::Absent => before.version(package.name).is_some(),
+            State::Present => !dpkg.satisfies(package),
+            State::Absent => dpkg.version(package.name).is_some(),
             State::Latest => true,
         })
         .map(|(text, _)| text.as_str())

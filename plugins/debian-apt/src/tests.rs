@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use farmhand_sdk::testing::{Script, context};
 use serde_json::json;
@@ -71,7 +71,7 @@ fn upgrade_without_news_changes_nothing() {
     {
         let guest = Script::new();
         dpkg(&guest, BASH);
-        guest.expect(["apt-get", "…", "-o", "APT::Update::Error-Mode=any", "update"]).as_root();
+        updates(&guest);
         guest.expect(["apt-get", "…", command]).as_root();
         dpkg(&guest, BASH);
         assert!(!run(&guest, json!({ "update": true, "upgrade": upgrade })).unwrap().changed);
@@ -79,22 +79,67 @@ fn upgrade_without_news_changes_nothing() {
 }
 
 #[test]
-fn fresh_lists_are_not_updated() {
-    let lists = |times: &str| format!("1000\n{times}");
-    let fresh = "1.0 lists\n950.5 partial\n20.0 mirror_Packages.lz4\n";
-    let old = "1.0 lists\n900.0 partial\n999.0 mirror_Packages.lz4\n";
-    let empty = "999.0 lists\n999.0 partial\n";
-    let future = "1.0 lists\n2000.0 partial\n20.0 mirror_Packages.lz4\n";
-    for (times, updates) in [(fresh, false), (old, true), (empty, true), (future, true), ("", true)] {
+fn what_an_upgrade_brought_or_removed_is_seen() {
+    for (upgrade, command, after, argument) in [
+        (json!(true), "upgrade", "bash\tamd64\t5.3\tinstalled\n", "bash=5.2"),
+        (json!("dist"), "dist-upgrade", "", "bash=5.2"),
+    ] {
         let guest = Script::new();
         dpkg(&guest, BASH);
-        guest.expect(["sh", "-c", lists::QUERY]).as_root().stdout(lists(times));
-        if updates {
-            guest.expect(["apt-get", "…", "-o", "APT::Update::Error-Mode=any", "update"]).as_root();
+        guest.expect(["apt-get", "…", command]).as_root();
+        dpkg(&guest, after);
+        guest.expect(["apt-get", "…", "--allow-downgrades", "install", "--", argument]).as_root();
+        dpkg(&guest, BASH);
+        let outcome = run(&guest, json!({ "upgrade": upgrade, "packages": ["bash=5.2"] })).unwrap();
+        assert_eq!(outcome, Outcome::unchanged("nothing to do"));
+    }
+}
+
+fn updates(guest: &Script) {
+    guest.expect(["apt-get", "…", "-o", "APT::Update::Error-Mode=any", "update"]).as_root();
+    guest.expect(["touch", "--", lists::STAMP]).as_root();
+}
+
+/// What is seen of lists that were updated at a time, beside sources and lists.
+fn stamped(time: &str, others: &str) -> String {
+    format!("1000\n{time} {}\n{others}", lists::STAMP)
+}
+
+const THERE: &str = "1.0 /var/lib/apt/lists\n999.0 /var/lib/apt/lists/partial\n\
+                     20.0 /var/lib/apt/lists/mirror_Packages.lz4\n900.0 /etc/apt/sources.list\n";
+
+#[test]
+fn fresh_lists_are_not_updated() {
+    let new_source = format!("{THERE}950.75 /etc/apt/sources.list.d/docker.sources\n");
+    for (seen, is_fresh) in [
+        (stamped("950.5", THERE), true),
+        (stamped("900.0", THERE), false),
+        (stamped("950.5", &new_source), false),
+        // None are there.
+        (stamped("999.0", "999.0 /var/lib/apt/lists\n999.0 /var/lib/apt/lists/partial\n"), false),
+        // The clock went backwards.
+        (stamped("2000.0", THERE), false),
+        // No update went well, or somebody else's did.
+        (format!("1000\n{THERE}"), false),
+        (String::new(), false),
+    ] {
+        let guest = Script::new();
+        dpkg(&guest, BASH);
+        guest.expect(["sh", "-c", &lists::query()]).as_root().stdout(seen.clone());
+        if !is_fresh {
+            updates(&guest);
         }
         dpkg(&guest, BASH);
-        run(&guest, json!({ "update": true, "cache_valid_time": 60 })).unwrap();
+        run(&guest, json!({ "update": true, "cache_valid_time": 60 })).expect(&seen);
     }
+}
+
+#[test]
+fn an_update_that_fails_leaves_no_stamp() {
+    let guest = Script::new();
+    dpkg(&guest, BASH);
+    guest.expect(["apt-get", "…", "update"]).as_root().exits(100);
+    assert!(matches!(run(&guest, json!({ "update": true })), Err(Failure::CommandFailed(_))));
 }
 
 #[test]
@@ -153,7 +198,7 @@ fn a_repository_is_added_with_its_key_and_the_lists_are_updated() {
                     /etc/apt/keyrings/docker.asc\n";
         assert_eq!(command.stdin, [text.into()]);
     });
-    guest.expect(["apt-get", "…", "update"]).as_root();
+    updates(&guest);
     dpkg(&guest, BASH);
     let repository = json!({
         "name": "docker", "uri": "https://example.org/debian", "suites": ["bookworm"], "components": ["stable"],
@@ -169,8 +214,7 @@ fn a_repository_that_is_there_is_left_alone() {
     dpkg(&guest, BASH);
     let sources = "Types: deb\nURIs: http://127.0.0.1/x\nSuites: ./\nTrusted: yes\n";
     guest.expect(["cat", "--", SOURCES]).as_root().stdout(sources);
-    let now = "1000\n950.5 partial\n20.0 mirror_Packages.lz4\n";
-    guest.expect(["sh", "-c", lists::QUERY]).as_root().stdout(now);
+    guest.expect(["sh", "-c", &lists::query()]).as_root().stdout(stamped("950.5", THERE));
     dpkg(&guest, BASH);
     let repository =
         json!({ "name": "docker", "uri": "http://127.0.0.1/x", "suites": ["./"], "trusted": true });

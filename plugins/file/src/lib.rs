@@ -2,6 +2,9 @@
 //!
 //! Content is read and written through the capability `files`, so that a farm says which paths it may touch; mode, owner,
 //! folders and removal are commands.
+//!
+//! A link stands for what it leads to, until other content takes its place: the host replaces links, and so what they lead to is
+//! left alone. Removal takes the link only.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +23,8 @@ pub struct File;
 #[serde(crate = "farmhand_sdk::serde")]
 #[schemars(crate = "farmhand_sdk::schemars")]
 pub struct Settings {
-    /// The absolute path.
+    /// The absolute path. A link stands for what it leads to; other content takes the link's place, and `absent` removes
+    /// the link only.
     #[schemars(regex(pattern = r"^/"), length(max = 4096), extend("format" = "guest-path"))]
     path: String,
     /// What is wanted.
@@ -62,6 +66,9 @@ enum State {
 /// Larger files are not compared: they are written.
 const MAX_COMPARED: u32 = 4 << 20;
 
+/// The bits of a mode without set-user-ID, set-group-ID and the sticky one.
+const PERMISSIONS: u32 = 0o777;
+
 impl PhaseModule for File {
     type Settings = Settings;
 
@@ -74,7 +81,7 @@ impl PhaseModule for File {
     fn run(_context: &Context, settings: Settings, guest: &Guest) -> Result<Outcome, Failure> {
         let path = settings.path.as_str();
         let content = settings.content()?;
-        let stat = Stat::query(path, guest)?;
+        let stat = Stat::query(path, settings.state != State::Absent, guest)?;
         let mut done = Vec::new();
         match settings.state {
             State::Absent => {
@@ -103,7 +110,8 @@ impl PhaseModule for File {
                 if let Some(content) = content.filter(|content| differs(path, stat.as_ref(), content, guest))
                 {
                     let mode = settings.mode().or(stat.as_ref().map(|stat| stat.mode)).unwrap_or(0o644);
-                    guest.write_file(path, content, mode)?;
+                    // Set-user-ID and the like come last: until then the file is its writer's.
+                    guest.write_file(path, content, mode & PERMISSIONS)?;
                     done.push("wrote");
                 }
             }
@@ -162,7 +170,7 @@ impl Settings {
         self.mode.as_deref().and_then(|mode| u32::from_str_radix(mode, 8).ok())
     }
 
-    /// Sets mode and owner where they are not as they should be.
+    /// Sets owner and mode where they are not as they should be.
     fn set_attributes(
         &self,
         stat: Option<&Stat>,
@@ -170,31 +178,35 @@ impl Settings {
         guest: &Guest,
     ) -> Result<Option<&'static str>, Failure> {
         let path = self.path.as_str();
-        let mut set = false;
-        // Writing has given a file its mode already.
-        let written = done.contains(&"wrote");
-        let mode = self.mode().filter(|mode| !written && stat.is_none_or(|stat| stat.mode != *mode));
-        if let Some(mode) = mode {
-            guest.run(["chmod", &format!("{mode:04o}"), "--", path])?;
-            set = true;
-        }
         // A written file is a new one: it belongs to who wrote it.
+        let written = done.contains(&"wrote");
         let old = stat.filter(|_| !written);
         let owner = self.owner.as_ref().filter(|owner| old.is_none_or(|stat| stat.owner != **owner));
         let group = self.group.as_ref().filter(|group| old.is_none_or(|stat| stat.group != **group));
         let kept = stat.filter(|_| written).map(|stat| (&stat.owner, &stat.group));
         let owner = owner.or(kept.map(|(owner, _)| owner));
         let group = group.or(kept.map(|(_, group)| group));
-        if owner.is_some() || group.is_some() {
+        let chowned = owner.is_some() || group.is_some();
+        if chowned {
             let word = |name: Option<&String>| name.cloned().unwrap_or_default();
             let both = match (owner, group) {
                 (owner, Some(group)) => format!("{}:{group}", word(owner)),
                 (owner, None) => word(owner),
             };
-            guest.run(["chown", "--no-dereference", &both, "--", path])?;
-            set |= kept.is_none();
+            // What was just written is no link.
+            let links = if written { "--no-dereference" } else { "--dereference" };
+            guest.run(["chown", links, &both, "--", path])?;
         }
-        Ok((set && !written && !done.contains(&"made")).then_some("set mode or owner of"))
+        let mode = self.mode().or(stat.map(|stat| stat.mode));
+        // Writing has given a file its permissions; chown takes away what goes beyond them.
+        let given = if written { mode } else { stat.map(|stat| stat.mode) };
+        let given = given.map(|mode| if written || chowned { mode & PERMISSIONS } else { mode });
+        let mode = mode.filter(|mode| given != Some(*mode));
+        if let Some(mode) = mode {
+            guest.run(["chmod", &format!("{mode:04o}"), "--", path])?;
+        }
+        let set = (chowned || mode.is_some()) && done.is_empty();
+        Ok(set.then_some("set mode or owner of"))
     }
 }
 

@@ -1,5 +1,8 @@
 use farmhand_sdk::prelude::*;
 
+/// How stat(1) says that there is nothing, in the locale `C`.
+const ABSENT: [&str; 2] = [": No such file or directory", ": Not a directory"];
+
 /// What stat(1) says of a path.
 pub(crate) struct Stat {
     pub(crate) is_directory: bool,
@@ -12,12 +15,18 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    /// Asks the guest. `None` when there is nothing at the path, or it can't be seen.
-    pub(crate) fn query(path: &str, guest: &Guest) -> Result<Option<Self>, Failure> {
-        let command = guest.command(["stat", "--format=%f %U %G %s", "--", path]).env("LC_ALL", "C");
+    /// Asks the guest: of a link itself, or, when it is followed, of what it leads to. `None` when there is nothing.
+    pub(crate) fn query(path: &str, follow: bool, guest: &Guest) -> Result<Option<Self>, Failure> {
+        let command = guest.command(["stat", "--format=%f %U %G %s"]).env("LC_ALL", "C");
+        let command = command.args(follow.then_some("--dereference")).args(["--", path]);
         let output = command.read_only().expect_status([0, 1]).run()?;
         if !output.success() {
-            return Ok(None);
+            let words = String::from_utf8_lossy(&output.stderr);
+            if ABSENT.iter().any(|absent| words.trim_end().ends_with(absent)) {
+                return Ok(None);
+            }
+            let words = output.last_lines().join("\n");
+            return Err(Failure::CommandFailed(format!("{path} can't be looked at\n{words}")));
         }
         let text = output.text();
         let unreadable =
