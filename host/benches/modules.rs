@@ -26,7 +26,7 @@ fn modules() -> Vec<(&'static str, Value)> {
         ("arch-pacman", json!({ "packages": ["bash"] })),
         ("clock", json!({})),
         ("debian-apt", json!({ "packages": ["bash"] })),
-        ("file", json!({ "path": "/srv/x", "state": "absent" })),
+        ("file", json!({ "path": "/srv/x", "state": "directory" })),
         ("service", json!({ "name": "ssh", "state": "started" })),
         ("shell", json!({ "run": "true", "creates": "/srv/x" })),
         ("user", json!({ "name": "nobody", "state": "absent" })),
@@ -48,7 +48,7 @@ impl Guest for Still {
             "pacman" => (0, "bash 5.2-1\n"),
             "systemctl" => (0, "LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n"),
             "sh" => (0, "1000\n1000\n"),
-            "stat" => (1, ""),
+            "stat" => (0, "41ed root root 4096\n"),
             "getent" => (2, ""),
             _ => (0, ""),
         };
