@@ -448,6 +448,11 @@ async fn prune_leaves_what_machines_stand_on() {
     std::fs::create_dir_all(machines.join("debian")).unwrap();
     std::fs::create_dir_all(machines.join("just-begun")).unwrap();
     note_bases(&machines.join("debian"), &[needed.digest]).unwrap();
+    let left =
+        machines.join("debian").read_dir_utf8().unwrap().map(|file| file.unwrap().file_name().to_owned());
+    assert_eq!(left.collect::<Vec<_>>(), ["images.json"]);
+    // A run that is killed while it writes the list has made no disk.
+    std::fs::write(machines.join("just-begun/.tmp.partial"), "[").unwrap();
     let listed = home.store.list(&machines).unwrap();
     let users = |digest| listed.iter().find(|listed| listed.digest == digest).unwrap().machines.clone();
     assert_eq!((users(needed.digest), users(other.digest)), (vec!["debian".to_owned()], vec![]));
