@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Capabilities;
 
-/// How long the tiny guest may take. A busy host is given time; a host where KVM hangs loses it once per boot.
+/// How long the tiny guest may take. A busy host is given time; a host where KVM hangs loses it each time.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Firmware takes a disk below this size for none.
@@ -76,6 +76,8 @@ enum Verdict {
     Works,
     /// A guest did not run.
     Fails,
+    /// A guest did not get to its end in time. It may be that the host did nothing for a while.
+    Hangs,
     /// It can't be tried by this user: libvirt is trusted.
     Unknown,
 }
@@ -103,12 +105,12 @@ pub(super) async fn keep_if_usable(capabilities: &mut Capabilities, session: boo
     // Nothing to try it with: what libvirt says stands.
     let Some(emulator) = emulator else { return };
     let verdict = match tokio::task::spawn_blocking(open_device).await {
-        Ok(Ok(())) if host_arch == "x86_64" => verdict(&emulator, cache).await,
+        Ok(Ok(())) if host_arch == "x86_64" => verdict(&emulator, cache, LIMIT).await,
         Ok(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied && !session => Verdict::Unknown,
         Ok(Err(_)) => Verdict::Fails,
         Ok(Ok(())) | Err(_) => Verdict::Unknown,
     };
-    if verdict == Verdict::Fails {
+    if matches!(verdict, Verdict::Fails | Verdict::Hangs) {
         capabilities.guests.retain(|guest| guest.domain_type != "kvm");
     }
 }
@@ -117,7 +119,7 @@ fn open_device() -> io::Result<()> {
     std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").map(drop)
 }
 
-async fn verdict(emulator: &Utf8Path, cache: Option<&Utf8Path>) -> Verdict {
+async fn verdict(emulator: &Utf8Path, cache: Option<&Utf8Path>, limit: Duration) -> Verdict {
     let mut now = tokio::task::spawn_blocking({
         let emulator = emulator.to_owned();
         move || holds_for(&emulator)
@@ -136,9 +138,9 @@ async fn verdict(emulator: &Utf8Path, cache: Option<&Utf8Path>) -> Verdict {
             return kept.verdict;
         }
     }
-    let verdict = run_guest(emulator, "kvm", "host", GUEST, LIMIT).await;
+    let verdict = run_guest(emulator, "kvm", "host", GUEST, limit).await;
     if let (Some(now), Some(file)) = (&mut now, file)
-        && verdict != Verdict::Unknown
+        && matches!(verdict, Verdict::Works | Verdict::Fails)
     {
         now.verdict = verdict;
         if let Ok(json) = serde_json::to_vec(now) {
@@ -190,7 +192,7 @@ async fn run_guest(
         .kill_on_drop(true)
         .output();
     match tokio::time::timeout(limit, run).await {
-        Err(_) => Verdict::Fails,
+        Err(_) => Verdict::Hangs,
         Ok(Ok(output)) if output.status.success() => Verdict::Works,
         Ok(Ok(output)) if String::from_utf8_lossy(&output.stderr).to_lowercase().contains("kvm") => {
             Verdict::Fails
@@ -228,11 +230,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_guest_that_does_not_get_there_fails() {
+    async fn a_guest_that_does_not_get_there_hangs() {
         let hangs = [0xf4, 0xeb, 0xfd];
         assert_eq!(
             run_guest(EMULATOR.into(), "tcg", "qemu64", &hangs, Duration::from_secs(2)).await,
-            Verdict::Fails
+            Verdict::Hangs
         );
     }
 
@@ -261,12 +263,15 @@ mod tests {
             assert!(status.unwrap().success());
         };
         let cache = folder.join("probes");
+        let verdict = async |limit| verdict(&emulator, Some(&cache), limit).await;
+        emulates("exec sleep 10", "@1");
+        assert_eq!(verdict(Duration::from_millis(200)).await, Verdict::Hangs);
         emulates("exit 0", "@1");
-        assert_eq!(verdict(&emulator, Some(&cache)).await, Verdict::Works);
+        assert_eq!(verdict(LIMIT).await, Verdict::Works, "that it took too long was not kept");
         emulates("echo failed to initialize kvm >&2; exit 1", "@1");
-        assert_eq!(verdict(&emulator, Some(&cache)).await, Verdict::Works, "the same as far as can be told");
+        assert_eq!(verdict(LIMIT).await, Verdict::Works, "the same as far as can be told");
         emulates("echo failed to initialize kvm >&2; exit 1", "@2");
-        assert_eq!(verdict(&emulator, Some(&cache)).await, Verdict::Fails);
+        assert_eq!(verdict(LIMIT).await, Verdict::Fails);
     }
 
     #[tokio::test]

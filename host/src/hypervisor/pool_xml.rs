@@ -3,7 +3,10 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use roxmltree::{Document, Node};
 
-use super::{NewContent, NewVolume, Volume, xml::child_text};
+use super::{
+    NewContent, NewVolume, Volume,
+    xml::{child, child_text},
+};
 use crate::base::xml_escape;
 
 /// The XML of a pool that is a folder.
@@ -56,10 +59,6 @@ pub(super) fn read(xml: &str) -> Result<Volume, String> {
         // libvirt writes bytes.
         capacity: child_text(root, "capacity").and_then(|text| text.trim().parse().ok()).unwrap_or_default(),
     })
-}
-
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
-    node.children().find(|child| child.has_tag_name(name))
 }
 
 #[cfg(test)]

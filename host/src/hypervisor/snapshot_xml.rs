@@ -3,7 +3,11 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use roxmltree::{Document, Node};
 
-use super::{NewSnapshot, Snapshot, domain_xml::DiskTarget, xml::child_text};
+use super::{
+    NewSnapshot, Snapshot,
+    domain_xml::DiskTarget,
+    xml::{child, child_text},
+};
 use crate::base::{SnapshotKind, xml_escape};
 
 /// The XML of a snapshot to take of a domain with these disks, which runs or not. `tag` makes the names of an external one's
@@ -60,10 +64,6 @@ pub(super) fn read(xml: &str) -> Result<Snapshot, String> {
         kind,
         files: if kind == SnapshotKind::Internal { Vec::new() } else { files(root) },
     })
-}
-
-fn child<'a, 'input>(node: Node<'a, 'input>, name: &str) -> Option<Node<'a, 'input>> {
-    node.children().find(|child| child.has_tag_name(name))
 }
 
 fn kind(root: Node<'_, '_>) -> SnapshotKind {

@@ -4,6 +4,7 @@ use std::{ffi::OsStr, fs::File, os::unix::fs::MetadataExt as _, time::Duration};
 
 use camino::Utf8Path;
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{ImageError, fetch::blocking, format, qemu_img::qemu_img, sparse::Bounds};
 use crate::farm::ImageFormat;
@@ -21,7 +22,7 @@ struct Info {
 
 /// Converts the image `from` (an absolute path) into the new file `into`. `uri` is where it comes from, for people.
 ///
-/// `qemu-img` is given no image that could lead it to other files of this host.
+/// `qemu-img` is given no image that could lead it to other files of this host, and is told to open no parent.
 pub(super) async fn convert(
     from: &Utf8Path,
     uri: &str,
@@ -42,8 +43,8 @@ pub(super) async fn convert(
 
     let operation = || format!("convert {uri} from {} to {}", found.name(), to_format.name());
     let word = |text: &'static str| OsStr::new(text);
-    let format = OsStr::new(found.name());
-    let arguments = [word("info"), word("-f"), format, word("--output=json"), from.as_ref()];
+    let image = alone(from, found);
+    let arguments = [word("info"), word("--output=json"), OsStr::new(&image)];
     let info = qemu_img(&arguments, ASK_LIMIT, operation).await?;
     let info: Info = serde_json::from_slice(&info)
         .map_err(|error| ImageError::QemuImg { operation: operation(), message: error.to_string() })?;
@@ -56,11 +57,9 @@ pub(super) async fn convert(
     let arguments = [
         word("convert"),
         word("-q"),
-        word("-f"),
-        format,
         word("-O"),
         OsStr::new(to_format.name()),
-        from.as_ref(),
+        OsStr::new(&image),
         into.as_ref(),
     ];
     let most = bounds.data(packed);
@@ -76,5 +75,37 @@ pub(super) async fn convert(
     tokio::select! {
         converted = qemu_img(&arguments, CONVERT_LIMIT, operation) => converted.map(drop),
         error = watched => Err(error),
+    }
+}
+
+/// An image for `qemu-img`: a file in that format and nothing else, whatever it names as its parent.
+fn alone(path: &Utf8Path, format: ImageFormat) -> String {
+    let file = json!({ "driver": "file", "filename": path });
+    format!("json:{}", json!({ "driver": format.name(), "backing": null, "file": file }))
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8PathBuf;
+
+    use super::*;
+
+    fn qemu_img_now(arguments: &[&str]) {
+        let output = std::process::Command::new("qemu-img").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[tokio::test]
+    async fn no_parent_is_opened_even_if_an_image_names_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| Utf8PathBuf::from_path_buf(folder.path().join(name)).unwrap();
+        let (secret, child, copy) = (path("a secret, \"quoted\""), path("child"), path("copy"));
+        std::fs::write(&secret, [1; 1 << 20]).unwrap();
+        qemu_img_now(&["create", "-q", "-f", "qcow2", "-b", secret.as_str(), "-F", "raw", child.as_str()]);
+        let image = alone(&child, ImageFormat::Qcow2);
+        qemu_img_now(&["convert", "-O", "raw", &image, copy.as_str()]);
+        assert!(std::fs::read(&copy).unwrap() == [0; 1 << 20]);
+        qemu_img_now(&["convert", "-O", "raw", &alone(&secret, ImageFormat::Raw), copy.as_str()]);
+        assert!(std::fs::read(&copy).unwrap() == [1; 1 << 20]);
     }
 }

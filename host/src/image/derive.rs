@@ -73,13 +73,17 @@ impl Store {
                 Ok((into, written))
             })
         };
-        let (fetched, unpacked) = tokio::join!(self.fetch(source, progress, false, Some(growth)), unpacking);
+        let (fetched, unpacked) =
+            tokio::join!(self.fetch(source, progress, false, Some(growth.clone())), unpacking);
         let (store, uri, step) = (self.clone(), shown(&source.uri), step.clone());
         let is_image = is_image && source.steps.len() == 1;
         blocking(move || {
             let kept = fetched.and_then(|fetched| {
                 // What went wrong while it came is tried again from the store, which says why.
-                if let Ok((file, Ok(written))) = unpacked {
+                // An archive may be read to its end before its download is, and what was read may be what was wrong.
+                if growth.is_whole()
+                    && let Ok((file, Ok(written))) = unpacked
+                {
                     let entry = made(&uri, &step, &fetched, written);
                     let key = derived_key(&fetched.digest, &step);
                     store.place_half(&file, &along, &key, entry, is_image)?;

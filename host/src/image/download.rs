@@ -174,6 +174,11 @@ impl Downloads {
     ) -> Result<(), Failure> {
         let resumes = state.validator.clone().filter(|_| state.at > 0);
         let response = self.get(url, resumes.map(|validator| (state.at, validator))).await?;
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            // Asked again, from the start.
+            state.validator = None;
+            return Err(transient(url, "the server has nothing from there on".to_owned()));
+        }
         let rest = response.status() == StatusCode::PARTIAL_CONTENT;
         if rest {
             let (start, total) = content_range(response.headers())
@@ -247,10 +252,11 @@ impl Downloads {
         Ok(content)
     }
 
-    /// Asks for a URL, or for the rest of it from an offset on if it is still the same.
+    /// Asks for a URL, or for the rest of it from an offset on if it is still the same. That there is no rest is an answer.
     async fn get(&self, url: &Url, rest: Option<(u64, String)>) -> Result<Response, Failure> {
         let client = self.client().await.map_err(|error| Failure::Final(failed(url, error)))?;
         let mut request = client.get(url.clone());
+        let asks_for_rest = rest.is_some();
         if let Some((at, validator)) = rest {
             request = request.header(RANGE, format!("bytes={at}-")).header(IF_RANGE, validator);
         }
@@ -260,7 +266,7 @@ impl Downloads {
             if for_good { Failure::Final(error) } else { Failure::Transient { error, retry_after: None } }
         })?;
         let status = response.status();
-        if status.is_success() {
+        if status.is_success() || (asks_for_rest && status == StatusCode::RANGE_NOT_SATISFIABLE) {
             return Ok(response);
         }
         let message = format!("the server answers {status}");

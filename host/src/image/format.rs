@@ -3,7 +3,11 @@
 //! `qemu-img` is not asked: an image from elsewhere can name files of this host (a backing file, an external data file, the
 //! extents of VMDK), which `qemu-img` may open, and a raw image is what its guest wrote into it.
 
-use std::{fs::File, io::Read as _, os::unix::fs::FileExt as _};
+use std::{
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
+    os::unix::fs::FileExt as _,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -59,8 +63,14 @@ const CONVERTIBLE: &[(&[u8], usize, ImageFormat)] = &[
     (b"conectix", 0, ImageFormat::Vpc),
     (b"\x7f\x10\xda\xbe", 64, ImageFormat::Vdi),
 ];
-/// QEMU reads no more of a VMDK descriptor: 1 MiB.
-const MAX_VMDK_DESCRIPTOR: usize = 1 << 20;
+/// Bytes of a sector, by which VMDK counts.
+const SECTOR: u64 = 512;
+/// Where QEMU takes a sparse VMDK's descriptor from, whatever its header says, and how much of it in sectors.
+const VMDK_DESCRIPTOR: u64 = 1;
+const VMDK_DESCRIPTOR_SIZE: u64 = 20;
+/// The type of a VHD image that holds only what differs from its parent, and where it stands.
+const VHD_DIFFERENCING: [u8; 4] = [0, 0, 0, 4];
+const VHD_TYPE: usize = 60;
 
 const QCOW2_MAGIC: &[u8] = b"QFI\xfb";
 /// Incompatible feature bits that a base image may have: dirty refcounts (0) and another compression (3). Not: marked corrupt
@@ -113,19 +123,28 @@ pub(super) fn convertible(file: &File, told: Option<ImageFormat>) -> Result<Imag
         (_, Some(found)) => found,
         (_, None) => {
             let mut start = file;
-            std::io::Seek::rewind(&mut start).map_err(|error| error.to_string())?;
+            start.rewind().map_err(|error| error.to_string())?;
             return inspect(file).map(|_| ImageFormat::Raw);
         }
     };
     match format {
         ImageFormat::Qcow2 => qcow2(&head).map(|_| format),
         ImageFormat::Vmdk => vmdk(file, &head).map(|()| format),
+        // QEMU knows no parents of VHD images: it would read zeros where the parent's content belongs.
+        ImageFormat::Vpc if head.get(VHD_TYPE..).is_some_and(|rest| rest.starts_with(&VHD_DIFFERENCING)) => {
+            Err("it is a VHD image with a parent, which is missing".to_owned())
+        }
+        // QEMU refuses those with a parent itself (VDI, VHDX).
         _ => Ok(format),
     }
 }
 
 /// A VMDK image can name its parts and its parent. Only one that is whole by itself is taken: a sparse extent with its own
 /// capacity, whose embedded descriptor names no parent (VMware's "Virtual Disk Format 5.0", "Hosted Sparse Extents").
+///
+/// Programs differ in where they look for the descriptor: as the header says, or always behind the header. So it must be there,
+/// and no larger than what QEMU reads. A second header at the end (`streamOptimized`) can't say anything else: QEMU takes the
+/// places of tables from it, and nothing more.
 fn vmdk(file: &File, head: &[u8]) -> Result<(), String> {
     let u64_at = |at: usize| Some(u64::from_le_bytes(head.get(at..at + 8)?.try_into().ok()?));
     let cut = || "its VMDK header is cut off".to_owned();
@@ -134,11 +153,14 @@ fn vmdk(file: &File, head: &[u8]) -> Result<(), String> {
     if capacity == 0 {
         return Err("it is a VMDK image that only names the files which it consists of".to_owned());
     }
-    let length =
-        usize::try_from(size.saturating_mul(512)).ok().filter(|length| *length <= MAX_VMDK_DESCRIPTOR);
-    let length = length.ok_or_else(|| "its VMDK descriptor is too large".to_owned())?;
-    let mut descriptor = vec![0; length];
-    file.read_exact_at(&mut descriptor, offset.saturating_mul(512)).map_err(|_| cut())?;
+    if offset != VMDK_DESCRIPTOR || !(1..=VMDK_DESCRIPTOR_SIZE).contains(&size) {
+        return Err("its VMDK descriptor is not where it must be, so what it names can't be seen".to_owned());
+    }
+    let mut descriptor = Vec::new();
+    let mut from = file;
+    from.seek(SeekFrom::Start(VMDK_DESCRIPTOR * SECTOR))
+        .and_then(|_| from.take(VMDK_DESCRIPTOR_SIZE * SECTOR).read_to_end(&mut descriptor))
+        .map_err(|error| error.to_string())?;
     let names_parent = descriptor.to_ascii_lowercase().windows(18).any(|word| word == b"parentfilenamehint");
     if names_parent {
         return Err("it is a VMDK image with a parent, which could be any file of this host".to_owned());
@@ -165,6 +187,9 @@ fn qcow2(head: &[u8]) -> Result<u64, String> {
         return Err("it has an external data file, which could be any file of this host: flatten it with `qemu-img convert`"
             .to_owned());
     }
+    if u32_at(32).ok_or_else(cut)? != 0 {
+        return Err("it is encrypted: decrypt it with `qemu-img convert`".to_owned());
+    }
     if features & QCOW2_CORRUPT != 0 {
         return Err("it is marked corrupt: try `qemu-img check -r all`".to_owned());
     }
@@ -179,7 +204,7 @@ fn qcow2(head: &[u8]) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Seek as _, Write as _};
+    use std::io::Write as _;
 
     use super::*;
 
@@ -211,13 +236,69 @@ mod tests {
         assert_eq!(inspect_bytes(&[1; 1024]), Ok((Format::Raw, 1024)));
     }
 
+    /// A sparse VMDK as QEMU makes it, cut off behind the place of its descriptor.
+    fn sparse(offset: u64, size: u64, descriptor: &[u8]) -> Vec<u8> {
+        let mut head = vec![0; 32 << 10];
+        head[..4].copy_from_slice(b"KDMV");
+        for (at, number) in [(12, 2048), (28, offset), (36, size)] {
+            head[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        head[512..512 + descriptor.len()].copy_from_slice(descriptor);
+        head
+    }
+
+    #[test]
+    fn vmdk_descriptor_is_where_qemu_takes_it_from() {
+        let (plain, parent) = (b"createType=\"monolithicSparse\"", b"parentFileNameHint=\"/etc/shadow\"");
+        let mut late = vec![b' '; 20 * 512];
+        late[20 * 512 - parent.len()..].copy_from_slice(parent);
+        let mut elsewhere = sparse(40, 1, parent);
+        elsewhere[40 * 512..40 * 512 + plain.len()].copy_from_slice(plain);
+        let check = |bytes: &[u8], told| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(bytes).unwrap();
+            convertible(&file, told)
+        };
+        for size in [1, 20] {
+            assert_eq!(check(&sparse(1, size, plain), None), Ok(ImageFormat::Vmdk));
+        }
+        for (bytes, why) in [
+            (sparse(1, 20, parent), "a parent"),
+            (sparse(1, 20, &late), "a parent"),
+            (sparse(1, 1, &late), "a parent"),
+            (sparse(1, 0, parent), "not where it must be"),
+            (sparse(0, 0, plain), "not where it must be"),
+            (sparse(1, 21, plain), "not where it must be"),
+            (elsewhere, "not where it must be"),
+        ] {
+            for told in [None, Some(ImageFormat::Vmdk)] {
+                let message = check(&bytes, told).unwrap_err();
+                assert!(message.contains(why), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn vhd_with_a_parent_is_refused() {
+        let mut bytes = b"conectix".repeat(64);
+        for (kind, is_taken) in [(3, true), (4, false)] {
+            bytes[60..64].copy_from_slice(&u32::to_be_bytes(kind));
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            assert_eq!(convertible(&file, None).is_ok(), is_taken);
+        }
+    }
+
     #[test]
     fn what_leads_to_other_files_or_is_broken_is_refused() {
+        let mut encrypted = header(3, 0, 1 << 30, 0);
+        encrypted[35] = 2;
         for (bytes, why) in [
             (header(3, 72, 1 << 30, 0), "backing file"),
             (header(2, 72, 1 << 30, 0), "backing file"),
             (header(3, 0, 1 << 30, QCOW2_DATA_FILE), "external data file"),
             (header(3, 0, 1 << 30, QCOW2_CORRUPT), "corrupt"),
+            (encrypted, "encrypted"),
             (header(4, 0, 1 << 30, 0), "version 4"),
             (header(3, 0, 0, 0), "size is 0"),
             (header(3, 0, u64::MAX, 0), "16 TiB"),

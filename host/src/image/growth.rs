@@ -45,6 +45,11 @@ impl Growth {
         });
     }
 
+    /// Whether it is complete, and was written once only: what was read along is what it is.
+    pub(super) fn is_whole(&self) -> bool {
+        self.state().end == Some(Ok(()))
+    }
+
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         self.changed.notify_all();

@@ -1,6 +1,11 @@
 //! Machines' disks: qcow2 overlays on base images, by `qemu-img`.
 
-use std::{ffi::OsStr, fs::File, time::Duration};
+use std::{
+    ffi::OsStr,
+    fs::{File, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    time::Duration,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
@@ -37,7 +42,9 @@ pub struct DiskSnapshot {
     pub vm_state_size: u64,
 }
 
-/// Makes a machine's disk, in one step: it is there whole, or not at all. One that is there already is replaced.
+/// Makes a machine's disk, in one step: it is there whole, or not at all. One that is there already is replaced. Only its owner
+/// may read it, and those whom libvirt lets: it comes to hold what is secret in the guest, with internal snapshots also what is
+/// in its memory.
 ///
 /// `size` in bytes is that of the base if absent. The base's format is written into the disk, so that QEMU does not guess it
 /// from what the base holds.
@@ -70,9 +77,12 @@ pub async fn create_overlay(
     arguments.extend([OsStr::new("-b"), base.as_ref(), temporary.as_ref()]);
     let size = size.map(|size| size.to_string());
     arguments.extend(size.as_ref().map(OsStr::new));
-    let result = qemu_img(&arguments, LIMIT, operation).await;
-    let renamed = match result {
-        Ok(_) => tokio::fs::rename(&temporary, path).await.map_err(|error| refused(&error.to_string())),
+    let place = async {
+        tokio::fs::set_permissions(&temporary, Permissions::from_mode(0o600)).await?;
+        tokio::fs::rename(&temporary, path).await
+    };
+    let renamed = match qemu_img(&arguments, LIMIT, operation).await {
+        Ok(_) => place.await.map_err(|error| refused(&error.to_string())),
         Err(error) => Err(error),
     };
     if renamed.is_err() {
@@ -136,6 +146,7 @@ mod tests {
             snapshots: vec![],
         };
         assert_eq!(inspect_disk(&disk).await.unwrap(), expected);
+        assert_eq!(std::fs::metadata(&disk).unwrap().permissions().mode() & 0o777, 0o600);
         let take = ["snapshot", "-c", "clean"].map(OsStr::new);
         qemu_img(&[&take[..], &[disk.as_ref()]].concat(), Duration::from_secs(60), || "take one".into())
             .await

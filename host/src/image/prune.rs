@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::MetadataExt as _,
 };
 
-use camino::Utf8Path;
+use camino::{Utf8DirEntry, Utf8Path};
 use serde::Serialize;
 
 use super::{
@@ -43,15 +43,20 @@ pub struct Listed {
     pub machines: Vec<String>,
 }
 
-/// Lists, in a machine's folder, the files of the store that the machine is made from.
+/// What a file's name ends with while it is written.
+const UNFINISHED: &str = ".partial";
+
+/// Lists, in a machine's folder, the files of the store that the machine is made from. The list is there whole, or not at all.
 ///
 /// # Errors
 /// When the file can't be written: then the machine must not be made.
 pub fn note_bases(folder: &Utf8Path, digests: &[Digest]) -> io::Result<()> {
     use std::io::Write as _;
-    let mut file = File::create(folder.join(BASES))?;
+    let mut file = tempfile::Builder::new().suffix(UNFINISHED).tempfile_in(folder)?;
     file.write_all(&serde_json::to_vec(digests)?)?;
-    file.sync_all()
+    file.as_file().sync_all()?;
+    file.persist(folder.join(BASES))?;
+    Ok(())
 }
 
 impl Store {
@@ -193,7 +198,7 @@ fn needed(machines: &Utf8Path) -> Result<BTreeMap<String, Vec<Digest>>, ImageErr
         let path = folder.path().join(BASES);
         let digests = match std::fs::read(&path) {
             // A run that is killed right there has made no disk yet.
-            Err(none) if none.kind() == io::ErrorKind::NotFound && is_empty(folder.path()) => Vec::new(),
+            Err(none) if none.kind() == io::ErrorKind::NotFound && has_nothing(folder.path()) => Vec::new(),
             content => {
                 let content = content.map_err(store_error("read", &path))?;
                 serde_json::from_slice(&content).map_err(|error| store_error("read", &path)(error.into()))?
@@ -204,6 +209,9 @@ fn needed(machines: &Utf8Path) -> Result<BTreeMap<String, Vec<Digest>>, ImageErr
     Ok(needed)
 }
 
-fn is_empty(folder: &Utf8Path) -> bool {
-    folder.read_dir_utf8().is_ok_and(|mut files| files.next().is_none())
+/// Whether there is nothing in a folder that was written to its end.
+fn has_nothing(folder: &Utf8Path) -> bool {
+    let is_unfinished =
+        |file: io::Result<Utf8DirEntry>| file.is_ok_and(|file| file.file_name().ends_with(UNFINISHED));
+    folder.read_dir_utf8().is_ok_and(|mut files| files.all(is_unfinished))
 }

@@ -175,6 +175,79 @@ async fn wrong_part_of_an_earlier_run_is_not_the_end() {
     assert_eq!(home.partials(), 0);
 }
 
+/// A tar archive of one file, with its own end and some zeros behind it.
+fn tar(content: &[u8]) -> Vec<u8> {
+    let mut builder = ::tar::Builder::new(Vec::new());
+    let mut header = ::tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    builder.append_data(&mut header, "disk.raw", content).unwrap();
+    let mut packed = builder.into_inner().unwrap();
+    packed.resize(packed.len() + 4096, 0);
+    packed
+}
+
+/// As another act, but after a while in which whoever reads along gets to its end.
+fn late(act: Act) -> Act {
+    Box::new(move |head, stream| {
+        thread::sleep(Duration::from_millis(500));
+        act(head, stream);
+    })
+}
+
+#[tokio::test]
+async fn nothing_of_a_wrong_part_is_unpacked() {
+    let (right, mut other) = (content(), content());
+    other[0] ^= 1;
+    let (packed, wrong) = (tar(&right), tar(&other));
+    let begun = packed.len() - 512;
+    for member in [None, Some("disk.raw".to_owned())] {
+        let source = |server: &Scripted| Source {
+            steps: vec![ResourceStep::Unarchive { member: member.clone() }],
+            ..with_value(&server.uri(), &sha256(&packed))
+        };
+        // Once it is what an earlier run left,
+        let home_of_earlier = home();
+        let server = Scripted::new(vec![late(serve(packed.clone(), usize::MAX, TAG))]);
+        let key = key(&source(&server));
+        home_of_earlier.store.make_folders().unwrap();
+        std::fs::write(home_of_earlier.store.beside(&key, "partial"), &wrong[..begun]).unwrap();
+        let note = r#"{"validator":"\"v1\""}"#;
+        std::fs::write(home_of_earlier.store.beside(&key, "resume"), note).unwrap();
+        let image = home_of_earlier.store.ensure(&source(&server), quiet()).await.unwrap();
+        assert_eq!(image.digest, Digest::of(&right));
+        // and once an older version of the server's file.
+        let home = home();
+        let server = Scripted::new(vec![
+            serve(wrong.clone(), begun, "\"old\""),
+            late(serve(packed.clone(), usize::MAX, TAG)),
+        ]);
+        let image = home.store.ensure(&source(&server), quiet()).await.unwrap();
+        assert_eq!(image.digest, Digest::of(&right));
+    }
+}
+
+#[tokio::test]
+async fn part_that_has_no_rest_is_fetched_again_from_the_start() {
+    let home = home();
+    let no_rest =
+        || send("416 Range Not Satisfiable\r\nContent-Range: bytes */3146240\r\nContent-Length: 0", vec![]);
+    let server = Scripted::new(vec![no_rest(), serve(content(), usize::MAX, TAG)]);
+    let source = with_value(&server.uri(), &sha256(&content()));
+    home.store.make_folders().unwrap();
+    std::fs::write(home.store.beside(&key(&source), "partial"), content()).unwrap();
+    std::fs::write(home.store.beside(&key(&source), "resume"), r#"{"validator":"\"v1\""}"#).unwrap();
+    let stored = home.store.ensure_file(&source, quiet()).await.unwrap();
+    assert_eq!(stored.digest, Digest::of(content()));
+    let requests = server.requests();
+    assert!(requests[0].contains("range: bytes=3146240-"), "{}", requests[0]);
+    assert!(!requests[1].contains("range:"), "{}", requests[1]);
+    assert_eq!(home.partials(), 0);
+    // Nobody asked this one for a rest.
+    let server = Scripted::new(vec![no_rest()]);
+    assert!(home.store.ensure_file(&self::source(&server.uri()), quiet()).await.is_err());
+    assert_eq!(server.requests().len(), 1);
+}
+
 #[tokio::test]
 async fn server_that_is_busy_is_tried_again_and_one_that_refuses_is_not() {
     let home = home();

@@ -185,6 +185,7 @@ impl Store {
             let fetched = fetch(&self.downloads, &location, target, expected.clone(), progress).await;
             if resumed && matches!(&fetched, Ok(Fetched { digest: Err(_), .. })) {
                 // What was there before may be what is wrong.
+                growth.iter().for_each(|growth| growth.restarted());
                 self.remove_partial(&key).await?;
                 continue;
             }

@@ -380,6 +380,14 @@ async fn steps_are_done_once_and_told_from_each_other() {
     assert_eq!((qcow2.format, qcow2.virtual_size), (Format::Qcow2, disk.len() as u64));
     let back = home.store.ensure(&with(vec![convert(ImageFormat::Raw)]), quiet()).await.unwrap();
     assert!(std::fs::read(&back.path).unwrap() == disk);
+    for (format, kind) in [("vmdk", "subformat=streamOptimized"), ("vdi", ""), ("vhdx", ""), ("vpc", "")] {
+        let other = home.path.join(format!("other.{format}"));
+        let kind: &[&str] = if kind.is_empty() { &[] } else { &["-o", kind] };
+        qemu_img(&[&["convert", "-O", format], kind, &["-f", "raw", &raw, other.as_str()]].concat());
+        let other = Source { steps: vec![convert(ImageFormat::Raw)], ..source(other.as_str()) };
+        let image = home.store.ensure(&other, quiet()).await.unwrap();
+        assert!(std::fs::read(&image.path).unwrap().starts_with(&disk), "{format}");
+    }
     let both = with(vec![convert(ImageFormat::Qcow2), convert(ImageFormat::Raw)]);
     assert_eq!(home.store.ensure(&both, quiet()).await.unwrap().digest, back.digest);
     // What came in between is not needed any more.
@@ -413,7 +421,14 @@ async fn images_that_would_lead_a_conversion_to_other_files_are_refused() {
     let parent = home.path.join("parent.vmdk");
     qemu_img(&["convert", "-f", "raw", "-O", "vmdk", &secret, parent.as_str()]);
     qemu_img(&["create", "-q", "-f", "vmdk", "-b", parent.as_str(), "-F", "vmdk", child.as_str()]);
-    for (image, why) in [(overlay, "backing file"), (flat, "VMDK"), (child, "parent")] {
+    // QEMU finds the parent's name even when the header says that there is no descriptor.
+    let hidden = home.path.join("hidden.vmdk");
+    let mut bytes = std::fs::read(&child).unwrap();
+    bytes[36..44].fill(0);
+    std::fs::write(&hidden, bytes).unwrap();
+    for (image, why) in
+        [(overlay, "backing file"), (flat, "VMDK"), (child, "parent"), (hidden, "VMDK descriptor")]
+    {
         let step = ResourceStep::ImgConvert { from_format: None, to_format: ImageFormat::Raw };
         let source = Source { steps: vec![step], ..source(image.as_str()) };
         let message = home.store.ensure(&source, quiet()).await.unwrap_err().to_string();
@@ -433,6 +448,11 @@ async fn prune_leaves_what_machines_stand_on() {
     std::fs::create_dir_all(machines.join("debian")).unwrap();
     std::fs::create_dir_all(machines.join("just-begun")).unwrap();
     note_bases(&machines.join("debian"), &[needed.digest]).unwrap();
+    let left =
+        machines.join("debian").read_dir_utf8().unwrap().map(|file| file.unwrap().file_name().to_owned());
+    assert_eq!(left.collect::<Vec<_>>(), ["images.json"]);
+    // A run that is killed while it writes the list has made no disk.
+    std::fs::write(machines.join("just-begun/.tmp.partial"), "[").unwrap();
     let listed = home.store.list(&machines).unwrap();
     let users = |digest| listed.iter().find(|listed| listed.digest == digest).unwrap().machines.clone();
     assert_eq!((users(needed.digest), users(other.digest)), (vec!["debian".to_owned()], vec![]));

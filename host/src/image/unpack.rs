@@ -5,7 +5,7 @@ use std::{
     cell::Cell,
     fs::File,
     io::{self, Cursor, Read},
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
     rc::Rc,
     sync::atomic::AtomicBool,
 };
@@ -106,9 +106,19 @@ fn tar(
         let kind = entry.header().entry_type();
         let is_file = kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse();
         let is_link = kind.is_symlink() || kind.is_hard_link();
-        let path = entry.path().map_err(Fault::input)?.into_owned();
+        let sparse = pax_sparse(&mut entry).map_err(Fault::input)?;
+        let path = match &sparse {
+            Some(Some(name)) => PathBuf::from(name),
+            _ => entry.path().map_err(Fault::input)?.into_owned(),
+        };
         allowance.set(None);
         if members.meet(&path, is_file, is_link)? {
+            if sparse.is_some() {
+                return Err(Fault::Input(format!(
+                    "`{}` is packed in tar's sparse form of the format `pax`, which is not read here; pack it with `tar --format=gnu`, or without `--sparse`",
+                    path.to_string_lossy().escape_debug()
+                )));
+            }
             members.found = Some(write(&mut entry)?);
             if wanted.is_some() {
                 break;
@@ -119,6 +129,24 @@ fn tar(
         allowance.set(Some(bounds.header));
     }
     members.end()
+}
+
+/// Whether a file is there as a map of its holes and what lies between them, and then its own name, if that is told: what
+/// stands for it is named otherwise. GNU tar notes all of that beside it (`GNU.sparse.name`).
+fn pax_sparse(entry: &mut ::tar::Entry<'_, impl Read>) -> io::Result<Option<Option<String>>> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(None) };
+    let mut sparse = None;
+    for extension in extensions {
+        let extension = extension?;
+        let Some(key) = extension.key().ok().and_then(|key| key.strip_prefix("GNU.sparse.")) else {
+            continue;
+        };
+        let name = sparse.get_or_insert(None);
+        if key == "name" {
+            *name = extension.value().ok().map(str::to_owned);
+        }
+    }
+    Ok(sparse)
 }
 
 fn zip(file: File, wanted: Option<&str>, bounds: &Bounds, write: &Write<'_>) -> Result<Written, Fault> {

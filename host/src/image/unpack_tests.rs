@@ -152,6 +152,29 @@ fn holes_stay_holes() {
 }
 
 #[test]
+fn holes_that_tar_notes_in_pax_are_no_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = File::create(folder.path().join("disk.raw")).unwrap();
+    disk.set_len(8 << 20).unwrap();
+    std::fs::write(folder.path().join("kernel"), b"kernel").unwrap();
+    let folder = folder.path().to_str().unwrap();
+    for version in ["0.0", "0.1", "1.0"] {
+        let version = format!("--sparse-version={version}");
+        let pack = |names: &[&str]| {
+            let options =
+                ["-C", folder, "--format=pax", "--sparse", "--hole-detection=raw", &version, "-cf", "-"];
+            piped("tar", &[&options[..], names].concat(), b"")
+        };
+        for (tar, member) in [(pack(&["disk.raw"]), None), (pack(&["kernel", "disk.raw"]), Some("disk.raw"))]
+        {
+            let message = content_of(&tar, member).unwrap_err();
+            assert!(message.contains("`disk.raw` is packed in tar's sparse form"), "{version}: {message}");
+        }
+        assert_eq!(content_of(&pack(&["disk.raw", "kernel"]), Some("kernel")).unwrap(), b"kernel");
+    }
+}
+
+#[test]
 fn bombs_are_refused() {
     let bounds = Bounds { size: 32 << 20, ratio: 4, allowance: 1 << 20, members: 3, header: 64 << 10 };
     let refused = |packed: &[u8], member: Option<&str>| unpack_bytes(packed, member, &bounds).unwrap_err();

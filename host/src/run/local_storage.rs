@@ -1,4 +1,7 @@
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -25,8 +28,8 @@ pub struct LocalStorage {
     login_key: Utf8PathBuf,
     /// The farm's folder, with what is pinned.
     farm: Utf8PathBuf,
-    /// Whether images without a checksum are taken as they are now.
-    accept: bool,
+    /// Where images without a checksum are taken as they are now: the URIs of those that were fetched anew.
+    accepted: Option<Mutex<BTreeSet<String>>>,
     /// Keeps images from being pruned that were fetched for a machine which does not stand on them yet.
     hold: OnceCell<Hold>,
 }
@@ -39,14 +42,14 @@ impl LocalStorage {
             machines: dirs.machines(),
             login_key: dirs.login_key(),
             farm,
-            accept: false,
+            accepted: None,
             hold: OnceCell::new(),
         }
     }
 
-    /// The same, but images without a checksum are fetched anew, and pinned as they are.
+    /// The same, but images without a checksum are fetched anew, once each, and pinned as they are.
     pub fn accepting(self) -> Self {
-        Self { accept: true, ..self }
+        Self { accepted: Some(Mutex::default()), ..self }
     }
 
     /// Writes the seed of a first boot, and gives the host key that is in it.
@@ -89,9 +92,13 @@ impl LocalStorage {
         let pins = Lock::read(&self.farm).map_err(|problem| StorageError::Pins(Box::new(problem)))?;
         let is_pinned = is_pinned(resource);
         let mut source = Self::source(resource, &pins);
-        if is_pinned && self.accept {
+        if is_pinned && let Some(accepted) = &self.accepted {
             source.checksum = None;
-            self.store.forget(&source);
+            let is_first =
+                accepted.lock().unwrap_or_else(PoisonError::into_inner).insert(resource.uri.clone());
+            if is_first {
+                self.store.forget(&source);
+            }
         }
         let failed = |error: ImageError| match (error, pins.images.get(&resource.uri)) {
             (ImageError::Mismatch { uri, found, .. }, Some(pin)) if is_pinned => {
@@ -172,7 +179,13 @@ impl Storage for LocalStorage {
         made.map_err(|source| StorageError::Folder { path: folder.clone(), source })?;
         // Before its disks: what a machine stands on is never pruned.
         let digests: Vec<_> = fetched.values().map(|file| file.digest).collect();
-        image::note_bases(&folder, &digests)
+        let noted = {
+            let folder = folder.clone();
+            tokio::task::spawn_blocking(move || image::note_bases(&folder, &digests)).await
+        };
+        noted
+            .map_err(Into::into)
+            .flatten()
             .map_err(|source| StorageError::Folder { path: folder.clone(), source })?;
         let mut disks = Vec::new();
         for (index, disk) in machine.disks.iter().enumerate() {
@@ -212,4 +225,69 @@ impl Storage for LocalStorage {
 /// file of this host is its user's own: that it changed is seen, and the machine is installed anew.
 fn is_pinned(resource: &Resource) -> bool {
     resource.checksum.is_none() && !resource.uri.starts_with('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpListener,
+        sync::atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+    use crate::farm::Farm;
+
+    /// A web server that gives the same bytes again and again, its address, and how often it was asked.
+    fn server(content: &'static [u8]) -> (String, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, mut head, mut byte) = (stream.unwrap(), Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                    head.extend(byte);
+                }
+                count.fetch_add(1, Ordering::SeqCst);
+                let length = content.len();
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+                );
+                let _ = stream.write_all(content);
+            }
+        });
+        (address, asked)
+    }
+
+    #[tokio::test]
+    async fn what_machines_share_is_accepted_once() {
+        let (address, asked) = server(&[7; 1024]);
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| Utf8Path::from_path(folder.path()).unwrap().join(name);
+        std::fs::create_dir_all(path("farm/setup_vm/platforms")).unwrap();
+        let farm = "project: { id: p }\npermutations: { targets: [amd64], platforms: [a, b] }\n";
+        std::fs::write(path("farm/farm.yaml"), farm).unwrap();
+        for name in ["a", "b"] {
+            let vm = format!(
+                "vm: {{ metadata: {{ name: {name}, auth: {{ password: x }} }}, disks: [{{ src: '{address}/disk.raw' }}] }}"
+            );
+            std::fs::write(path(&format!("farm/setup_vm/platforms/{name}.yaml")), vm).unwrap();
+        }
+        let farm = Farm::load(&path("farm")).unwrap();
+        let dirs = Dirs::below(&path("home"));
+        dirs.create().unwrap();
+        let fetch = async |storage: LocalStorage| {
+            for machine in farm.machines.values() {
+                storage.fetch(machine, Arc::new(|_| {})).await.unwrap();
+            }
+        };
+        let storage = || LocalStorage::new(&dirs, farm.root.clone());
+        for (storage, expected) in [(storage(), 1), (storage().accepting(), 2), (storage().accepting(), 3)] {
+            fetch(storage).await;
+            assert_eq!(asked.load(Ordering::SeqCst), expected);
+        }
+    }
 }

@@ -1,7 +1,4 @@
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -23,13 +20,14 @@ use crate::{
 const IMAGES: &str = "farmhand";
 /// What the pool of a machine's disks is named before the machine's name.
 const MACHINE: &str = "farmhand-";
-/// How long an image is waited for that another run brings there.
-const PATIENCE: Duration = Duration::from_secs(60 * 60);
-/// Between two looks whether it is there: at first, and at most.
+/// Between two looks whether an image is there that another run brings: at first, and at most.
 const FIRST_LOOK: Duration = Duration::from_millis(250);
 const LAST_LOOK: Duration = Duration::from_secs(5);
 /// What the volume that says that an image is whole is named after the image.
 const WHOLE: &str = ".whole";
+/// What stands between an image's name and a machine's in the name of the volume that says that the machine is about to be made
+/// from the image.
+const FOR: &str = ".for-";
 
 /// Images and disks on a hypervisor that shares no folder with this host: fetched here, and brought there by libvirt's storage
 /// pools. One pool holds the images, each once, named by its digest; each machine has one for its disks.
@@ -67,7 +65,7 @@ impl RemoteStorage {
     }
 
     /// Deletes the images at a hypervisor that no machine there is made from, and gives their names. With `dry_run` they are
-    /// only told. An image that is being brought there is left alone.
+    /// only told. An image that is being brought there, or that a run is about to make a machine from, is left alone.
     ///
     /// # Errors
     /// When libvirt can't say what there is: then nobody knows what is needed.
@@ -76,43 +74,71 @@ impl RemoteStorage {
         locks: &Locks,
         dry_run: bool,
     ) -> Result<Vec<String>, StorageError> {
-        let Some(images) = hypervisor.volumes(IMAGES).await? else { return Ok(Vec::new()) };
-        // A kernel is no layer's base: that it is needed stands in the domain alone.
-        let mut needed = String::new();
-        for domain in hypervisor.domains().await? {
-            needed.extend(domain.metadata.iter().map(|metadata| metadata.origin.to_string()));
-        }
-        let mut layers = Vec::new();
-        for machine in hypervisor.pools().await?.iter().filter(|pool| pool.starts_with(MACHINE)) {
-            // A pool may have gone with its machine meanwhile.
-            layers.extend(hypervisor.volumes(machine).await?.into_iter().flatten());
-        }
-        let is_needed = |image: &Volume| {
-            let digest = image.name.replace('-', ":");
-            layers.iter().any(|layer| layer.backing.as_ref() == Some(&image.path)) || needed.contains(&digest)
-        };
+        let Some(volumes) = hypervisor.volumes(IMAGES).await? else { return Ok(Vec::new()) };
+        let needed = Needed::now(&**hypervisor).await?;
         let mut gone = Vec::new();
-        for image in images.iter().filter(|image| !image.name.ends_with(WHOLE) && !is_needed(image)) {
-            let delete = async {
-                if !dry_run {
-                    hypervisor.delete_volume(IMAGES, &format!("{}{WHOLE}", image.name)).await?;
-                    hypervisor.delete_volume(IMAGES, &image.name).await?;
-                }
-                Ok::<_, HypervisorError>(())
-            };
-            match locks.during(hypervisor, &lock(&image.name), &|_| {}, delete).await {
-                Ok(deleted) => deleted?,
-                Err(LockError::Held { .. }) => continue,
+        // An image's name is its digest; what is about an image has a dot behind it.
+        for image in volumes.iter().filter(|volume| !volume.name.contains('.') && !needed.has(volume)) {
+            let prune = Self::prune_locked(hypervisor, locks, image, dry_run);
+            match locks.during(hypervisor, &lock(&image.name), &|_| {}, prune).await {
+                Ok(pruned) => gone.extend(pruned?.then(|| image.name.clone())),
+                Err(LockError::Held { .. }) => {}
                 Err(error) => return Err(StorageError::Lock(error)),
             }
-            gone.push(image.name.clone());
         }
         Ok(gone)
     }
 
-    /// Brings a file to the hypervisor, unless it is there already. Two runs that want the same one bring it once.
+    /// Deletes an image that is locked, unless it is needed by now. Gives whether it is not.
+    async fn prune_locked(
+        hypervisor: &Arc<dyn Hypervisor>,
+        locks: &Locks,
+        image: &Volume,
+        dry_run: bool,
+    ) -> Result<bool, StorageError> {
+        let mark = format!("{}{WHOLE}", image.name);
+        if dry_run {
+            return Ok(!Self::is_wanted(hypervisor, locks, image).await?);
+        }
+        // A run that was killed may have left half of it.
+        let volumes = hypervisor.volumes(IMAGES).await?.unwrap_or_default();
+        let was_whole = volumes.iter().any(|volume| volume.name == mark);
+        // From here on a run that wants the image does not find it, and waits for its lock. One that found it has said so before.
+        hypervisor.delete_volume(IMAGES, &mark).await?;
+        let is_wanted = Self::is_wanted(hypervisor, locks, image).await;
+        if matches!(is_wanted, Ok(false)) {
+            hypervisor.delete_volume(IMAGES, &image.name).await?;
+        } else if was_whole {
+            hypervisor.create_volume(IMAGES, &empty(mark)).await?;
+        }
+        is_wanted.map(|is_wanted| !is_wanted)
+    }
+
+    /// Whether a machine is made from an image that is locked, or a run is about to make one.
+    async fn is_wanted(
+        hypervisor: &Arc<dyn Hypervisor>,
+        locks: &Locks,
+        image: &Volume,
+    ) -> Result<bool, StorageError> {
+        let prefix = format!("{}{FOR}", image.name);
+        for volume in hypervisor.volumes(IMAGES).await?.unwrap_or_default() {
+            let Some(machine) = volume.name.strip_prefix(&prefix) else { continue };
+            // Who is about to make the machine has locked it. Otherwise it was made, or its run was killed.
+            let forget = hypervisor.delete_volume(IMAGES, &volume.name);
+            match locks.during(hypervisor, machine, &|_| {}, forget).await {
+                Ok(forgotten) => forgotten?,
+                Err(LockError::Held { .. }) => return Ok(true),
+                Err(error) => return Err(StorageError::Lock(error)),
+            }
+        }
+        Ok(Needed::now(&**hypervisor).await?.has(image))
+    }
+
+    /// Brings a file to the hypervisor, unless it is there already. Two runs that want the same one bring it once. It is not
+    /// pruned as long as the machine is locked.
     async fn bring(
         &self,
+        machine: &str,
         name: &str,
         fetched: &Fetched,
         progress: &ProgressInWords,
@@ -123,14 +149,15 @@ impl RemoteStorage {
             let (Notice::Progress(words) | Notice::Warning(words)) = notice;
             progress(words);
         };
-        let (begun, mut pause) = (Instant::now(), FIRST_LOOK);
+        let mut pause = FIRST_LOOK;
         loop {
-            if let Some(path) = self.whole(&volume).await? {
+            if let Some(path) = self.whole(&volume, machine).await? {
                 return Ok(path);
             }
-            let bring = self.bring_locked(name, fetched, &volume, progress);
+            let bring = self.bring_locked(machine, name, fetched, &volume, progress);
             match self.locks.during(&self.hypervisor, &lock(&volume), &tell, bring).await {
-                Err(LockError::Held { .. }) if begun.elapsed() < PATIENCE => {
+                // Who has the lock is alive, and an upload has a limit of its own.
+                Err(LockError::Held { .. }) => {
                     progress(format!("{name}: waiting until another run has uploaded it"));
                 }
                 Err(error) => return Err(StorageError::Lock(error)),
@@ -141,23 +168,31 @@ impl RemoteStorage {
         }
     }
 
-    /// Where an image is at the hypervisor, if it is there as a whole.
-    async fn whole(&self, volume: &str) -> Result<Option<Utf8PathBuf>, StorageError> {
-        let volumes = self.hypervisor.volumes(IMAGES).await?.unwrap_or_default();
-        let whole = format!("{volume}{WHOLE}");
-        let is_whole = volumes.iter().any(|other| other.name == whole);
+    /// Where an image is at the hypervisor, if it is there as a whole. That the machine is about to be made from it is said
+    /// first: whoever prunes looks for that after the image has ceased to be whole.
+    async fn whole(&self, volume: &str, machine: &str) -> Result<Option<Utf8PathBuf>, StorageError> {
+        let (whole, wanted) = (format!("{volume}{WHOLE}"), format!("{volume}{FOR}{machine}"));
+        let list = async || self.hypervisor.volumes(IMAGES).await.map(Option::unwrap_or_default);
+        let has = |volumes: &[Volume], name: &str| volumes.iter().any(|volume| volume.name == name);
+        let mut volumes = list().await?;
+        if !has(&volumes, &wanted) {
+            self.hypervisor.create_volume(IMAGES, &empty(wanted.clone())).await?;
+            volumes = list().await?;
+        }
+        let is_whole = has(&volumes, &whole) && has(&volumes, &wanted);
         Ok(volumes.into_iter().find(|other| is_whole && other.name == volume).map(|found| found.path))
     }
 
     async fn bring_locked(
         &self,
+        machine: &str,
         name: &str,
         fetched: &Fetched,
         volume: &str,
         progress: &ProgressInWords,
     ) -> Result<Utf8PathBuf, StorageError> {
         // Another run may have been first.
-        if let Some(path) = self.whole(volume).await? {
+        if let Some(path) = self.whole(volume, machine).await? {
             return Ok(path);
         }
         // What a run left that was killed, or what somebody left that has deleted the image.
@@ -173,10 +208,41 @@ impl RemoteStorage {
             meter.words(doing).into_iter().for_each(|words| progress(words));
         });
         self.hypervisor.upload_volume(IMAGES, volume, &fetched.path, uploaded).await?;
-        let mark = NewVolume { name: mark, content: NewContent::Bytes, capacity: 0 };
-        self.hypervisor.create_volume(IMAGES, &mark).await?;
+        self.hypervisor.create_volume(IMAGES, &empty(mark)).await?;
         Ok(path)
     }
+}
+
+/// What the machines at a hypervisor are made from.
+struct Needed {
+    layers: Vec<Volume>,
+    /// What the domains say that they were made from.
+    origins: String,
+}
+
+impl Needed {
+    async fn now(hypervisor: &dyn Hypervisor) -> Result<Self, HypervisorError> {
+        // A kernel is no layer's base: that it is needed stands in the domain alone.
+        let domains = hypervisor.domains().await?;
+        let origins = domains.iter().filter_map(|domain| Some(domain.metadata.as_ref()?.origin.to_string()));
+        let origins = origins.collect();
+        let mut layers = Vec::new();
+        for machine in hypervisor.pools().await?.iter().filter(|pool| pool.starts_with(MACHINE)) {
+            // A pool may have gone with its machine meanwhile.
+            layers.extend(hypervisor.volumes(machine).await?.into_iter().flatten());
+        }
+        Ok(Self { layers, origins })
+    }
+
+    fn has(&self, image: &Volume) -> bool {
+        self.layers.iter().any(|layer| layer.backing.as_ref() == Some(&image.path))
+            || self.origins.contains(&image.name.replace('-', ":"))
+    }
+}
+
+/// A volume that says something by being there.
+fn empty(name: String) -> NewVolume {
+    NewVolume { name, content: NewContent::Bytes, capacity: 0 }
 }
 
 /// The name under which an image is locked while it is brought there or deleted.
@@ -205,7 +271,7 @@ impl Storage for RemoteStorage {
     ) -> Result<IndexMap<String, Fetched>, StorageError> {
         let mut fetched = self.local.fetch(machine, progress.clone()).await?;
         for (name, file) in &mut fetched {
-            file.path = self.bring(name, file, &progress).await?;
+            file.path = self.bring(&machine.name, name, file, &progress).await?;
         }
         Ok(fetched)
     }

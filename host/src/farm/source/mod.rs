@@ -14,6 +14,7 @@ mod tests;
 use camino::Utf8Path;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use url::Url;
 
 pub(super) use callback::is_plain_name;
 pub use resource::{ImageFormat, ImageSetup, PublicKey, Resource, ResourceStep};
@@ -118,10 +119,12 @@ fn below(place: &[Key], key: impl Into<Key>) -> Vec<Key> {
     place.iter().cloned().chain([key.into()]).collect()
 }
 
-/// A URI as it is; a path made absolute.
+/// A URI as it is; a path made absolute, also one of this host that is written as a URI.
 fn absolute(uri: &str, root: &Utf8Path) -> String {
-    if let Some(path) = uri.strip_prefix("file://") {
-        return path.to_owned();
+    if !uri.contains("://") {
+        return root.join(uri).to_string();
     }
-    if uri.contains("://") { uri.to_owned() } else { root.join(uri).to_string() }
+    let url = Url::parse(uri).ok().filter(|url| url.scheme() == "file");
+    let path = url.and_then(|url| url.to_file_path().ok()?.into_os_string().into_string().ok());
+    path.unwrap_or_else(|| uri.to_owned())
 }

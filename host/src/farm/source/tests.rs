@@ -113,6 +113,20 @@ fn what_a_source_provides_hides_what_it_was_made_from() {
 }
 
 #[test]
+fn files_of_this_host_may_be_written_as_uris() {
+    for (uri, expected) in [
+        ("file:///a/b%20c", "/a/b c"),
+        ("file://localhost/a", "/a"),
+        ("file://elsewhere/a", "file://elsewhere/a"),
+        ("a b%20c", "/farm/a b%20c"),
+        ("https://example.org/a%20b", "https://example.org/a%20b"),
+    ] {
+        let found = find(&json!([{ "uri": uri, "resource_name": "x" }]), "x");
+        assert_eq!(found.unwrap().uri, expected);
+    }
+}
+
+#[test]
 fn mistakes_are_told_with_their_places() {
     let fetch = || callback("fetch", json!({ "src": "https://example.org/x" }));
     let one = |action: Value| json!([{ "before_provision": [fetch(), action] }]);

@@ -28,7 +28,7 @@ use virt::{connect::Connect, domain::Domain as VirtDomain};
 use self::{
     calls::Fault,
     events::Event,
-    threads::{Lost, Threads},
+    threads::{NoResult, Threads},
 };
 use super::{
     Capabilities, Domain, DomainLock, DomainMetadata, Hypervisor, HypervisorError, Locked, NewSnapshot,
@@ -89,7 +89,17 @@ impl Libvirt {
         operation: &str,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
-        Self::answer(limit, operation, self.threads.run(call)).await
+        Self::answer(operation, self.threads.run(limit, call).await)
+    }
+
+    /// A call that takes as long as a file is large, and is not to keep others waiting.
+    async fn long_call<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        operation: &str,
+        call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, HypervisorError> {
+        Self::answer(operation, self.threads.run_long(limit, call).await)
     }
 
     /// A call about a lock: short, and not to be kept waiting by long ones.
@@ -98,31 +108,23 @@ impl Libvirt {
         operation: &str,
         call: impl FnOnce(&Connect) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, HypervisorError> {
-        Self::answer(ASK_LIMIT, operation, self.threads.run_urgently(call)).await
+        Self::answer(operation, self.threads.run_urgently(ASK_LIMIT, call).await)
     }
 
-    async fn answer<T>(
-        limit: Duration,
-        operation: &str,
-        call: impl Future<Output = Result<Result<T, Fault>, Lost>>,
-    ) -> Result<T, HypervisorError> {
-        let operation = || operation.to_owned();
-        match tokio::time::timeout(limit, call).await {
-            Err(_) => Err(HypervisorError::TimedOut { operation: operation(), timeout: limit }),
-            Ok(Err(Lost)) => Err(HypervisorError::Libvirt {
-                operation: operation(),
+    fn answer<T>(operation: &str, result: Result<Result<T, Fault>, NoResult>) -> Result<T, HypervisorError> {
+        let operation = operation.to_owned();
+        match result {
+            Err(NoResult::TimedOut(timeout)) => Err(HypervisorError::TimedOut { operation, timeout }),
+            Err(NoResult::Lost) => Err(HypervisorError::Libvirt {
+                operation,
                 message: "the call ended without a result".to_owned(),
             }),
-            Ok(Ok(Err(Fault::Libvirt(error)))) => {
-                Err(HypervisorError::Libvirt { operation: operation(), message: error.message().to_owned() })
+            Ok(Err(Fault::Libvirt(error))) => {
+                Err(HypervisorError::Libvirt { operation, message: error.message().to_owned() })
             }
-            Ok(Ok(Err(Fault::Refused(message)))) => {
-                Err(HypervisorError::Libvirt { operation: operation(), message })
-            }
-            Ok(Ok(Err(Fault::Answer(message)))) => {
-                Err(HypervisorError::Answer { operation: operation(), message })
-            }
-            Ok(Ok(Ok(value))) => Ok(value),
+            Ok(Err(Fault::Refused(message))) => Err(HypervisorError::Libvirt { operation, message }),
+            Ok(Err(Fault::Answer(message))) => Err(HypervisorError::Answer { operation, message }),
+            Ok(Ok(value)) => Ok(value),
         }
     }
 

@@ -30,6 +30,8 @@ use crate::hypervisor::{HypervisorError, NewVolume, Pools, Uploaded, Volume, poo
 const PIECE: usize = 256 << 10;
 /// Holes that are shorter are sent like data: beginning anew behind one costs more.
 const SHORT_HOLE: u64 = 1 << 20;
+/// What is no larger than this (a seed) is not to wait until large files have gone up.
+const SMALL: u64 = 4 << 20;
 /// An upload that is slower than this, in bytes a second, is taken to hang.
 const SLOWEST: u64 = 64 << 10;
 /// How long a pool is waited for in which volumes are being made: together, at first between two tries, and at most.
@@ -98,7 +100,12 @@ impl Pools for Libvirt {
         let size = tokio::fs::metadata(file).await.map(|metadata| metadata.len()).unwrap_or_default();
         let limit = CHANGE_LIMIT + Duration::from_secs(size / SLOWEST);
         let (pool, name, file) = (pool.to_owned(), name.to_owned(), file.to_owned());
-        self.call(limit, &operation, move |connect| upload(connect, &pool, &name, &file, &uploaded)).await
+        let call = move |connect: &Connect| upload(connect, &pool, &name, &file, &uploaded);
+        if size > SMALL {
+            self.long_call(limit, &operation, call).await
+        } else {
+            self.call(limit, &operation, call).await
+        }
     }
 
     async fn delete_volume(&self, pool: &str, name: &str) -> Result<(), HypervisorError> {

@@ -76,6 +76,10 @@ impl Bench {
         self.hypervisor.calls().iter().filter(|call| call.method == Method::UploadVolume).count()
     }
 
+    async fn prune(&self, dry_run: bool) -> Vec<String> {
+        RemoteStorage::prune(&self.hypervisor(), &self.locks(), dry_run).await.unwrap()
+    }
+
     async fn volumes(&self, pool: &str) -> Vec<String> {
         let volumes = self.hypervisor.volumes(pool).await.unwrap().unwrap();
         volumes.into_iter().map(|volume| volume.name).collect()
@@ -115,7 +119,11 @@ async fn what_went_up_half_is_sent_again() {
     bench.hypervisor.inject(Method::UploadVolume, None, Fault::FailAfter("the connection broke".into()));
     let failed = storage.fetch(bench.machine("a"), Arc::new(|_| {})).await.unwrap_err();
     assert!(failed.to_string().contains("the connection broke"), "{failed}");
-    assert_eq!(bench.volumes("farmhand").await.len(), 1, "nothing says that it is whole");
+    assert_eq!(
+        bench.volumes("farmhand").await.len(),
+        2,
+        "nothing says that it is whole, only for whom it is"
+    );
     let fetched = bench.fetch(&storage, "a").await;
     assert_eq!(bench.uploads(), 3);
     bench.fetch(&storage, "a").await;
@@ -132,8 +140,7 @@ async fn only_images_that_no_machine_stands_on_are_pruned() {
     let storage = bench.storage();
     let fetched = bench.fetch(&storage, "a").await;
     storage.create_disks(bench.machine("a"), &fetched).await.unwrap();
-    let prune =
-        async |dry_run| RemoteStorage::prune(&bench.hypervisor(), &bench.locks(), dry_run).await.unwrap();
+    let prune = async |dry_run| bench.prune(dry_run).await;
     let (image, kernel) = (name_of(&fetched["disk 0"].path), name_of(&fetched["kernel"].path));
     assert_eq!(prune(true).await, std::slice::from_ref(&kernel), "the disk stands on the image");
 
@@ -150,4 +157,61 @@ async fn only_images_that_no_machine_stands_on_are_pruned() {
     gone.sort();
     assert_eq!(prune(false).await, gone);
     assert_eq!(bench.volumes("farmhand").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_image_that_a_run_has_fetched_is_kept_until_it_is_used() {
+    let bench = Bench::new();
+    let (storage, locks, hypervisor) = (bench.storage(), bench.locks(), bench.hypervisor());
+    let work = async {
+        let fetched = bench.fetch(&storage, "a").await;
+        for dry_run in [true, false] {
+            assert_eq!(bench.prune(dry_run).await, Vec::<String>::new(), "the machine is worked on");
+        }
+        assert_eq!(bench.fetch(&storage, "a").await, fetched);
+        assert_eq!(bench.uploads(), 2, "both are still whole");
+        fetched
+    };
+    let fetched = locks.during(&hypervisor, "a", &|_| {}, work).await.unwrap();
+    // That run was killed.
+    let mut images = vec![name_of(&fetched["disk 0"].path), name_of(&fetched["kernel"].path)];
+    images.sort();
+    assert_eq!(bench.prune(true).await, images);
+    assert_eq!(bench.prune(false).await, images);
+    assert_eq!(bench.volumes("farmhand").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn half_an_image_does_not_become_whole_by_being_kept() {
+    let bench = Bench::new();
+    let (storage, locks, hypervisor) = (bench.storage(), bench.locks(), bench.hypervisor());
+    let work = async {
+        bench.hypervisor.inject(Method::UploadVolume, None, Fault::FailAfter("the connection broke".into()));
+        storage.fetch(bench.machine("a"), Arc::new(|_| {})).await.unwrap_err();
+        assert_eq!(bench.prune(false).await, Vec::<String>::new());
+        assert!(bench.volumes("farmhand").await.iter().all(|volume| !volume.ends_with(".whole")));
+    };
+    locks.during(&hypervisor, "a", &|_| {}, work).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_image_that_is_wanted_while_it_is_pruned_is_brought_again() {
+    let bench = Bench::new();
+    let (one, two) = (bench.storage(), bench.storage());
+    let fetched = bench.fetch(&one, "a").await;
+    let (locks, hypervisor) = (bench.locks(), bench.hypervisor());
+    // Whoever prunes has just deleted the mark.
+    let image = name_of(&fetched["kernel"].path);
+    let pruning = async {
+        bench.hypervisor.delete_volume("farmhand", &format!("{image}.whole")).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        bench.hypervisor.delete_volume("farmhand", &image).await.unwrap();
+    };
+    let lock = format!("image {image}");
+    let (pruned, again) =
+        tokio::join!(locks.during(&hypervisor, &lock, &|_| {}, pruning), bench.fetch(&two, "b"));
+    pruned.unwrap();
+    assert_eq!(again, fetched);
+    assert_eq!(bench.uploads(), 3);
+    assert_eq!(bench.hypervisor.volume_content("farmhand", &image).unwrap(), b"kernel");
 }
