@@ -12,8 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Capabilities;
 
-/// How long the tiny guest may take. A busy host is given time; a host where KVM hangs loses it each time.
+/// How long the tiny guest may take. A busy host is given time; a host where KVM hangs loses it once in a while.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// How many seconds it holds that the guest hung.
+const HANGS_FOR: i64 = 3600;
 
 /// Firmware takes a disk below this size for none.
 const DISK_SIZE: u64 = 1 << 20;
@@ -88,7 +91,18 @@ struct Kept {
     boot: String,
     emulator: String,
     emulator_modified: i64,
+    /// When it was found, in seconds of Unix time.
+    at: i64,
     verdict: Verdict,
+}
+
+impl Kept {
+    /// Whether it still holds for what is there `now`.
+    fn holds(&self, now: &Self) -> bool {
+        (&self.boot, &self.emulator, self.emulator_modified)
+            == (&now.boot, &now.emulator, now.emulator_modified)
+            && (self.verdict != Verdict::Hangs || (self.at..self.at + HANGS_FOR).contains(&now.at))
+    }
 }
 
 /// Takes `kvm` out of a local hypervisor's capabilities where no guest runs under it.
@@ -131,16 +145,13 @@ async fn verdict(emulator: &Utf8Path, cache: Option<&Utf8Path>, limit: Duration)
     if let (Some(now), Some(file)) = (&now, &file) {
         let kept =
             tokio::fs::read(file).await.ok().and_then(|bytes| serde_json::from_slice::<Kept>(&bytes).ok());
-        if let Some(kept) = kept
-            && (&kept.boot, &kept.emulator, kept.emulator_modified)
-                == (&now.boot, &now.emulator, now.emulator_modified)
-        {
+        if let Some(kept) = kept.filter(|kept| kept.holds(now)) {
             return kept.verdict;
         }
     }
     let verdict = run_guest(emulator, "kvm", "host", GUEST, limit).await;
     if let (Some(now), Some(file)) = (&mut now, file)
-        && matches!(verdict, Verdict::Works | Verdict::Fails)
+        && verdict != Verdict::Unknown
     {
         now.verdict = verdict;
         if let Ok(json) = serde_json::to_vec(now) {
@@ -158,6 +169,7 @@ fn holds_for(emulator: &Utf8Path) -> Option<Kept> {
         boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned(),
         emulator: emulator.to_string(),
         emulator_modified: std::fs::metadata(emulator).ok()?.mtime(),
+        at: jiff::Timestamp::now().as_second(),
         verdict: Verdict::Unknown,
     })
 }
@@ -267,7 +279,16 @@ mod tests {
         emulates("exec sleep 10", "@1");
         assert_eq!(verdict(Duration::from_millis(200)).await, Verdict::Hangs);
         emulates("exit 0", "@1");
-        assert_eq!(verdict(LIMIT).await, Verdict::Works, "that it took too long was not kept");
+        assert_eq!(verdict(LIMIT).await, Verdict::Hangs, "it is not waited for each time");
+        let file = cache.join("kvm.json");
+        let mut kept: Kept = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        kept.at -= HANGS_FOR;
+        std::fs::write(&file, serde_json::to_vec(&kept).unwrap()).unwrap();
+        assert_eq!(
+            verdict(LIMIT).await,
+            Verdict::Works,
+            "a host that stood still for a moment gets KVM back"
+        );
         emulates("echo failed to initialize kvm >&2; exit 1", "@1");
         assert_eq!(verdict(LIMIT).await, Verdict::Works, "the same as far as can be told");
         emulates("echo failed to initialize kvm >&2; exit 1", "@2");

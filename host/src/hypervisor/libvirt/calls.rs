@@ -154,7 +154,7 @@ pub(super) fn is_off(domain: &VirtDomain) -> Result<bool, Fault> {
 pub(super) fn shutdown(domain: &VirtDomain) -> Result<(), Fault> {
     // With both flags libvirt asks the agent if there is one, else ACPI.
     let flags = sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT | sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN;
-    unless_off(domain, domain.shutdown_flags(flags).map(drop))
+    unless_off(domain, bound_agent(domain).and_then(|()| domain.shutdown_flags(flags).map(drop)))
 }
 
 pub(super) fn destroy(domain: &VirtDomain) -> Result<(), Fault> {
@@ -253,10 +253,28 @@ pub(super) fn agent_channel(domain: &VirtDomain) -> Result<domain_xml::AgentChan
     domain_xml::agent_channel(&domain.get_xml_desc(0)?).map_err(|error| Fault::Answer(error.to_string()))
 }
 
+/// Bounds how long the guest agent may take to answer libvirt's own questions. Without this a guest whose agent never does
+/// keeps such a call's thread for as long as it runs.
+pub(super) fn bound_agent(domain: &VirtDomain) -> Result<(), Error> {
+    // SAFETY: the domain, and with it the pointer, lives until this returns.
+    if unsafe { sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), AGENT_ANSWER, 0) } >= 0 {
+        return Ok(());
+    }
+    match Error::last_error() {
+        // A driver without guest agents.
+        error if error.code() == ErrorNumber::NoSupport => Ok(()),
+        error => Err(error),
+    }
+}
+
 pub(super) fn synchronize_clock(domain: &VirtDomain) -> Result<(), Fault> {
+    bound_agent(domain)?;
     domain.set_time(0, 0, sys::VIR_DOMAIN_TIME_SYNC)?;
     Ok(())
 }
+
+/// How many seconds the guest agent has for an answer.
+const AGENT_ANSWER: i32 = 20;
 
 /// How often a lock is tried that was refused, and then had no owner: the owner released it in between.
 const LOCK_ATTEMPTS: u32 = 8;

@@ -17,7 +17,7 @@ use virt::{
 
 use super::{
     ASK_LIMIT, CHANGE_LIMIT, Libvirt,
-    calls::{Fault, c_text, if_any},
+    calls::{Fault, bound_agent, c_text, if_any},
 };
 use crate::hypervisor::{
     Address, AddressSource, HypervisorError, Lease, Network, Networks, NewNetwork, Reservation, network_xml,
@@ -189,7 +189,10 @@ fn leases(connect: &Connect, name: &str, mac: &str) -> Result<Vec<Lease>, Fault>
 
 fn addresses(domain: &VirtDomain, source: AddressSource) -> Result<Vec<Address>, Fault> {
     let source = match source {
-        AddressSource::Agent => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
+        AddressSource::Agent => {
+            bound_agent(domain)?;
+            sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
+        }
         AddressSource::Arp => sys::VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP,
     };
     let mut found: *mut sys::virDomainInterfacePtr = ptr::null_mut();
