@@ -218,7 +218,7 @@ impl Workbench {
     pub(super) fn storage(&self, host: &Host) -> Arc<dyn Storage> {
         let local = LocalStorage::new(&self.dirs, self.farm.root.clone());
         match host.pool_dir.clone() {
-            None => Arc::new(local),
+            None => Arc::new(local.on(host.hypervisor.uri())),
             Some(folder) => {
                 let (hypervisor, locks) = (host.hypervisor.clone(), self.locks.clone());
                 Arc::new(RemoteStorage::new(local, hypervisor, locks, folder))

@@ -1,5 +1,6 @@
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,6 +21,9 @@ use crate::{
     },
 };
 
+/// The file in a machine's folder that says on which hypervisor it is.
+const HYPERVISOR: &str = "hypervisor";
+
 /// Images in the user's cache and disks in the user's data folder, for a hypervisor on this host.
 pub struct LocalStorage {
     store: Store,
@@ -28,6 +32,8 @@ pub struct LocalStorage {
     login_key: Utf8PathBuf,
     /// The farm's folder, with what is pinned.
     farm: Utf8PathBuf,
+    /// The URI of the hypervisor whose machines the disks are for, if there are to be any.
+    hypervisor: String,
     /// Where images without a checksum are taken as they are now: the URIs of those that were fetched anew.
     accepted: Option<Mutex<BTreeSet<String>>>,
     /// Keeps images from being pruned that were fetched for a machine which does not stand on them yet.
@@ -42,9 +48,15 @@ impl LocalStorage {
             machines: dirs.machines(),
             login_key: dirs.login_key(),
             farm,
+            hypervisor: String::new(),
             accepted: None,
             hold: OnceCell::new(),
         }
+    }
+
+    /// The same, for machines on the hypervisor with that URI.
+    pub fn on(self, hypervisor: &str) -> Self {
+        Self { hypervisor: hypervisor.to_owned(), ..self }
     }
 
     /// The same, but images without a checksum are fetched anew, once each, and pinned as they are.
@@ -173,20 +185,27 @@ impl Storage for LocalStorage {
         machine: &Machine,
         fetched: &IndexMap<String, Fetched>,
     ) -> Result<Vec<Utf8PathBuf>, StorageError> {
-        self.remove_disks(&machine.name).await?;
         let folder = self.folder(&machine.name);
-        let made = tokio::fs::create_dir_all(&folder).await;
-        made.map_err(|source| StorageError::Folder { path: folder.clone(), source })?;
+        let failed = |source| StorageError::Folder { path: folder.clone(), source };
+        // Two hypervisors of this host, such as a user's session and the system, have machines of one name, perhaps.
+        match tokio::fs::read_to_string(folder.join(HYPERVISOR)).await {
+            // It is empty when a run was killed right there.
+            Ok(hypervisor) if !hypervisor.is_empty() && hypervisor != self.hypervisor => {
+                return Err(StorageError::OfAnother { machine: machine.name.clone(), hypervisor });
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        self.remove_disks(&machine.name).await?;
+        tokio::fs::create_dir_all(&folder).await.map_err(failed)?;
         // Before its disks: what a machine stands on is never pruned.
         let digests: Vec<_> = fetched.values().map(|file| file.digest).collect();
         let noted = {
             let folder = folder.clone();
             tokio::task::spawn_blocking(move || image::note_bases(&folder, &digests)).await
         };
-        noted
-            .map_err(Into::into)
-            .flatten()
-            .map_err(|source| StorageError::Folder { path: folder.clone(), source })?;
+        noted.map_err(Into::into).flatten().map_err(failed)?;
+        tokio::fs::write(folder.join(HYPERVISOR), &self.hypervisor).await.map_err(failed)?;
         let mut disks = Vec::new();
         for (index, disk) in machine.disks.iter().enumerate() {
             let path = folder.join(format!("disk{index}.qcow2"));
@@ -213,9 +232,7 @@ impl Storage for LocalStorage {
     async fn remove_disks(&self, machine: &str) -> Result<(), StorageError> {
         let path = self.folder(machine);
         match tokio::fs::remove_dir_all(&path).await {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(StorageError::Folder { path, source })
-            }
+            Err(source) if source.kind() != ErrorKind::NotFound => Err(StorageError::Folder { path, source }),
             _ => Ok(()),
         }
     }
@@ -260,6 +277,28 @@ mod tests {
             }
         });
         (address, asked)
+    }
+
+    #[tokio::test]
+    async fn disks_of_another_hypervisor_are_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(folder.path()).unwrap();
+        std::fs::create_dir_all(root.join("setup_vm/platforms")).unwrap();
+        let farm = "project: { id: p }\nlist: [{ platform: d, target: amd64 }]\n";
+        std::fs::write(root.join("farm.yaml"), farm).unwrap();
+        std::fs::write(root.join("image"), [7; 1024]).unwrap();
+        std::fs::write(root.join("setup_vm/platforms/d.yaml"), "vm: { disks: [{ src: image }] }\n").unwrap();
+        let farm = Farm::load(root).unwrap();
+        let dirs = Dirs::below(&root.join("home"));
+        let storage = |uri: &str| LocalStorage::new(&dirs, farm.root.clone()).on(uri);
+        let (machine, none) = (&farm.machines[0], IndexMap::new());
+        let session = storage("qemu:///session");
+        session.create_disks(machine, &none).await.unwrap();
+        session.create_disks(machine, &none).await.unwrap();
+        let refused = storage("qemu:///system").create_disks(machine, &none).await.unwrap_err().to_string();
+        assert!(refused.contains("on qemu:///session: remove that one"), "{refused}");
+        session.remove_disks(&machine.name).await.unwrap();
+        storage("qemu:///system").create_disks(machine, &none).await.unwrap();
     }
 
     #[tokio::test]

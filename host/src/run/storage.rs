@@ -133,6 +133,17 @@ pub enum StorageError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The machine's folder has the disks of one on another hypervisor of this host.
+    #[error(
+        "the disks of {machine} are those of a machine of that name on {hypervisor}: remove that one (farmhand --connect {hypervisor} \
+         destroy '{machine}', or farmhand prune --leaks if it is gone), or give this one another vm.metadata.name"
+    )]
+    OfAnother {
+        /// The machine.
+        machine: String,
+        /// The other hypervisor's URI.
+        hypervisor: String,
+    },
     /// The machine's folder can't be made or removed.
     #[error("can't prepare the folder {path}")]
     Folder {
