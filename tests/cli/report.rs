@@ -97,6 +97,21 @@ fn what_is_not_there_is_told_with_what_is() {
 }
 
 #[test]
+fn output_that_can_not_be_written_is_an_error() {
+    let home = home();
+    for command in ["schema", "report", "report --list"] {
+        let output = Command::new("sh")
+            .args(["-c", &format!("\"$0\" {command} > /dev/full"), env!("CARGO_BIN_EXE_farmhand")])
+            .env("FARMHAND_HOME", home.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("No space left on device"), "{command}: {stderr}");
+    }
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_error() {
     let home = home();
     // More than fits into a pipe.

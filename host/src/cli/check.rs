@@ -45,7 +45,7 @@ impl Check {
         }
         Problems::unless_empty(problems, ())?;
         let are = if count == 1 { "is" } else { "are" };
-        print(format!("{} {are} in order\n", counted(count, "machine")));
+        print(format!("{} {are} in order\n", counted(count, "machine")))?;
         Ok(ExitCode::SUCCESS)
     }
 }

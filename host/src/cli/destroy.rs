@@ -21,7 +21,7 @@ impl Destroy {
         for machine in self.selection.of(&workbench.farm)? {
             let name = &machine.name;
             match destroy(&workbench, name).await {
-                Ok(done) => print(format!("{name}: {done}\n")),
+                Ok(done) => print(format!("{name}: {done}\n"))?,
                 Err(report) => {
                     failed = true;
                     eprintln!("{:?}", report.wrap_err(format!("{name} could not be removed")));

@@ -46,7 +46,7 @@ impl Explain {
         } else {
             let now = jiff::Timestamp::now().as_second();
             let texts: Vec<_> = explained.iter().map(|explained| text(explained, now)).collect();
-            print(texts.join("\n"));
+            print(texts.join("\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     }

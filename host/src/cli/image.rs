@@ -53,7 +53,7 @@ impl List {
         if self.json {
             print_json(&listed)?;
         } else {
-            print(in_a_table(listed));
+            print(in_a_table(listed))?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -115,7 +115,7 @@ impl Pull {
             print_json(&pulled)?;
         } else {
             let rows = pulled.into_iter().map(|row| [row.machine, row.name, row.digest.short()]);
-            print(table(["machine", "file", "digest"], rows));
+            print(table(["machine", "file", "digest"], rows))?;
         }
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
@@ -166,11 +166,11 @@ impl Prune {
         }
         let done = if self.dry_run { "would be deleted" } else { "deleted" };
         if pruned.is_empty() {
-            print("no hypervisor of the farm is on another host\n");
+            print("no hypervisor of the farm is on another host\n")?;
         }
         for PrunedRemotely { hypervisor, images } in pruned {
-            print(format!("{hypervisor}: {} {done}\n", counted(images.len(), "file")));
-            print(images.iter().map(|image| format!("  {image}\n")).collect::<String>());
+            print(format!("{hypervisor}: {} {done}\n", counted(images.len(), "file")))?;
+            print(images.iter().map(|image| format!("  {image}\n")).collect::<String>())?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -186,10 +186,10 @@ impl Prune {
         let used: u64 = gone.iter().map(|listed| listed.used).sum();
         let count = gone.len();
         if count > 0 {
-            print(in_a_table(gone));
+            print(in_a_table(gone))?;
         }
         let done = if self.dry_run { "would be deleted" } else { "deleted" };
-        print(format!("{} {done}, {}\n", counted(count, "file"), megabytes(used)));
+        print(format!("{} {done}, {}\n", counted(count, "file"), megabytes(used)))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -42,7 +42,7 @@ impl Init {
     pub(super) fn run(self, args: &FarmArgs) -> miette::Result<ExitCode> {
         if self.list {
             let row = |platform: CloudPlatform| [platform.name.to_owned(), platform.title.to_owned()];
-            print(table(["platform", "is"], CLOUD_PLATFORMS.map(row)));
+            print(table(["platform", "is"], CLOUD_PLATFORMS.map(row)))?;
             return Ok(ExitCode::SUCCESS);
         }
         let root = self.folder.as_ref().unwrap_or(&args.farm);
@@ -82,7 +82,7 @@ impl Init {
             path if path.chars().all(plain) => format!(" --farm {path}"),
             path => format!(" --farm '{}'", path.replace('\'', "'\\''")),
         };
-        print(format!("wrote in {root}:\n{told}next: farmhand check{there}, then farmhand plan{there}\n"));
+        print(format!("wrote in {root}:\n{told}next: farmhand check{there}, then farmhand plan{there}\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -49,7 +49,7 @@ impl Machines {
         }
         if let Some(name) = &self.xml {
             for machine in Selection::one(name).of(&farm)? {
-                print(machine.template().render(machine, &DomainInputs::stand_ins(machine))? + "\n");
+                print(machine.template().render(machine, &DomainInputs::stand_ins(machine))? + "\n")?;
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -59,9 +59,9 @@ impl Machines {
         } else if self.yaml {
             // By way of JSON: YAML would say a choice by a tag.
             let machines = serde_json::to_value(&machines).into_diagnostic()?;
-            print(serde_yaml::to_string(&machines).into_diagnostic()?);
+            print(serde_yaml::to_string(&machines).into_diagnostic()?)?;
         } else {
-            list(&machines);
+            list(&machines)?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -75,12 +75,12 @@ impl Machines {
             let value = explained.value.as_ref().map_or_else(|| "(not shown)".to_owned(), show);
             [explained.path, value, format!("{}:{}", explained.file, explained.line)]
         };
-        print(table(["value", "is", "from"], values.into_iter().map(row)));
+        print(table(["value", "is", "from"], values.into_iter().map(row)))?;
         Ok(())
     }
 }
 
-fn list(machines: &[&Machine]) {
+fn list(machines: &[&Machine]) -> miette::Result<()> {
     let rows = machines.iter().map(|machine| {
         let phases: Vec<_> = Phase::ALL
             .into_iter()
@@ -97,7 +97,7 @@ fn list(machines: &[&Machine]) {
             phases.join(", "),
         ]
     });
-    print(table(["machine", "platform", "target", "arch", "vcpus", "memory", "phases (steps)"], rows));
+    print(table(["machine", "platform", "target", "arch", "vcpus", "memory", "phases (steps)"], rows))
 }
 
 /// A value in a line: a text as it is, unless that would be taken for something else.

@@ -116,15 +116,21 @@ impl Cli {
     }
 }
 
-/// Prints lines to standard output; a reader that went away is no error of ours.
-fn print(text: impl AsRef<str>) {
-    use std::io::Write;
-    let _ = std::io::stdout().write_all(text.as_ref().as_bytes());
+/// Prints lines to standard output. A reader that went away is no error of ours, a full disk is one.
+fn print(text: impl AsRef<str>) -> miette::Result<()> {
+    use miette::{IntoDiagnostic, WrapErr};
+    use std::io::{ErrorKind, Write};
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_ref().as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).into_diagnostic().wrap_err("can't write to standard output")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints a value as JSON for programs.
 fn print_json(value: &impl serde::Serialize) -> miette::Result<()> {
     use miette::IntoDiagnostic;
-    print(serde_json::to_string_pretty(value).into_diagnostic()? + "\n");
-    Ok(())
+    print(serde_json::to_string_pretty(value).into_diagnostic()? + "\n")
 }

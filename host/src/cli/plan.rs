@@ -70,7 +70,7 @@ impl Plan {
         } else {
             let is_choice = workbench.hosts.len() > 1;
             let texts: Vec<_> = shown.iter().map(|shown| self.text(shown, is_choice)).collect();
-            print(texts.join("\n"));
+            print(texts.join("\n"))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -35,13 +35,13 @@ impl Prune {
         pruned.add(leftovers(&workbench, self.dry_run).await?);
         pruned.add(orphans(&workbench, self.dry_run).await?);
         for done in &pruned.done {
-            print(format!("{done}\n"));
+            print(format!("{done}\n"))?;
         }
         for report in &pruned.problems {
             eprintln!("{report:?}");
         }
         if pruned.done.is_empty() && pruned.problems.is_empty() {
-            print("nothing is left over\n");
+            print("nothing is left over\n")?;
         }
         Ok(if pruned.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -123,11 +123,11 @@ fn list(records: &Records, json: bool) -> miette::Result<()> {
         return print_json(&outlines);
     }
     if outlines.is_empty() {
-        print("there is no record of a run yet: `farmhand up` makes one\n");
+        print("there is no record of a run yet: `farmhand up` makes one\n")?;
         return Ok(());
     }
     let header = ["run", "started", "project", "passed", "failed", "unfinished", "took", "state"];
-    print(table(header, outlines.into_iter().map(row)));
+    print(table(header, outlines.into_iter().map(row)))?;
     Ok(())
 }
 

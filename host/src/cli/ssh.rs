@@ -143,7 +143,7 @@ fn answer(machine: &str) -> miette::Result<()> {
         Credential::Key(_) => None,
     });
     for password in passwords.take(1) {
-        print(format!("{}\n", password.reveal()));
+        print(format!("{}\n", password.reveal()))?;
     }
     Ok(())
 }

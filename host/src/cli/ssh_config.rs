@@ -107,7 +107,7 @@ impl SshConfig {
         if self.json {
             print_json(&entries)?;
         } else {
-            print(blocks.join("\n"));
+            print(blocks.join("\n"))?;
         }
         Ok(code)
     }

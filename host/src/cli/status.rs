@@ -81,7 +81,7 @@ impl Status {
             };
             [status.machine, state, hypervisor, ssh, status.snapshots.join(", ")]
         });
-        print(table(["machine", "state", "hypervisor", "ssh", "snapshots"], rows));
+        print(table(["machine", "state", "hypervisor", "ssh", "snapshots"], rows))?;
         Ok(ExitCode::SUCCESS)
     }
 }

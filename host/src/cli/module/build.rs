@@ -29,7 +29,7 @@ impl Build {
             }
         };
         module::build(&self.crate_dir, &output).await.into_diagnostic()?;
-        print(format!("built {output}\n"));
+        print(format!("built {output}\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }

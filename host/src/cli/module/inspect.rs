@@ -46,7 +46,7 @@ impl Inspect {
             let descriptor = module.descriptor();
             print_json(&Inspected { source: module.source(), digest, size, imports, descriptor })?;
         } else {
-            print(text(&module, &imports));
+            print(text(&module, &imports))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -59,7 +59,7 @@ impl List {
                     descriptor.summary.clone(),
                 ]
             });
-            print(table(header, rows));
+            print(table(header, rows))?;
         }
         for broken in library.broken().await {
             eprintln!("set aside: {}", broken.error);

@@ -56,7 +56,7 @@ impl Lock {
             return Err(miette!("{}", refused.join("\n\n")));
         }
         write(&farm, &lock)?;
-        print(if said.is_empty() { "all modules are as they were pinned\n".to_owned() } else { said });
+        print(if said.is_empty() { "all modules are as they were pinned\n".to_owned() } else { said })?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -83,7 +83,7 @@ impl Accept {
             lock.modules.insert(name.clone(), now);
         }
         write(&farm, &lock)?;
-        print(said);
+        print(said)?;
         Ok(ExitCode::SUCCESS)
     }
 }

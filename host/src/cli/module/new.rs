@@ -76,7 +76,7 @@ impl New {
             "made {folder}\n  cargo test                   test it without a machine\n  \
              farmhand module build        build {name}.wasm\n  \
              farmhand module inspect {name}.wasm\n"
-        ));
+        ))?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -29,15 +29,15 @@ impl Test {
         module::build(&self.crate_dir, &built).await.into_diagnostic()?;
         let module = super::library(None)?.load(&built).await.into_diagnostic()?;
         let descriptor = module.descriptor();
-        print(format!("{} {} loads and describes itself\n", descriptor.name, descriptor.version));
+        print(format!("{} {} loads and describes itself\n", descriptor.name, descriptor.version))?;
         let mut failed = false;
         for path in recordings(&self.crate_dir.join("recordings")).into_diagnostic()? {
             let transcript = Transcript::read(&path).map_err(|why| miette!("{why}"))?;
             let difference = module::play(&module, transcript).await;
             failed |= difference.is_some();
             match difference {
-                None => print(format!("{path}: as it was recorded\n")),
-                Some(difference) => print(format!("{path}: {difference}\n")),
+                None => print(format!("{path}: as it was recorded\n"))?,
+                Some(difference) => print(format!("{path}: {difference}\n"))?,
             }
         }
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -61,7 +61,7 @@ impl List {
             print_json(&rows)?;
         } else {
             let header = ["machine", "snapshot", "key", "age", "size", "kind", "checkpoint"];
-            print(table(header, rows.into_iter().map(|row| row.for_people())));
+            print(table(header, rows.into_iter().map(|row| row.for_people())))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -56,7 +56,7 @@ impl Revert {
         let (hypervisor, snapshot) = self.named.find(&workbench).await?;
         let machine = &self.named.machine;
         workbench.locked(hypervisor, machine, revert(&**hypervisor, machine, &snapshot)).await?;
-        print(format!("{machine} is as it was at {snapshot}\n"));
+        print(format!("{machine} is as it was at {snapshot}\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -86,7 +86,7 @@ impl Delete {
         let machine = &self.named.machine;
         let delete = async { hypervisor.delete_snapshot(machine, &snapshot).await.into_diagnostic() };
         workbench.locked(hypervisor, machine, delete).await?;
-        print(format!("{snapshot} of {machine} is deleted\n"));
+        print(format!("{snapshot} of {machine} is deleted\n"))?;
         Ok(ExitCode::SUCCESS)
     }
 }

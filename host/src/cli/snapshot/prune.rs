@@ -56,7 +56,9 @@ impl Prune {
             any |= !going.is_empty();
             let hypervisor = &workbench.hosts[machine.host].hypervisor;
             if self.dry_run {
-                going.iter().for_each(|snapshot| print(format!("{name}: {snapshot} would be deleted\n")));
+                for snapshot in &going {
+                    print(format!("{name}: {snapshot} would be deleted\n"))?;
+                }
             } else if !going.is_empty()
                 && let Err(report) =
                     workbench.locked(hypervisor, name, delete(&**hypervisor, name, &going)).await
@@ -66,7 +68,7 @@ impl Prune {
             }
         }
         if !any {
-            print("no checkpoint is to be deleted\n");
+            print("no checkpoint is to be deleted\n")?;
         }
         Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
@@ -75,7 +77,7 @@ impl Prune {
 async fn delete(hypervisor: &dyn Hypervisor, machine: &str, snapshots: &[String]) -> miette::Result<()> {
     for snapshot in snapshots {
         hypervisor.delete_snapshot(machine, snapshot).await.into_diagnostic()?;
-        print(format!("{machine}: {snapshot} is deleted\n"));
+        print(format!("{machine}: {snapshot} is deleted\n"))?;
     }
     Ok(())
 }
