@@ -3,6 +3,7 @@ use std::{fmt, time::Duration};
 use camino::Utf8PathBuf;
 
 use super::{
+    KnownAs,
     bindings::farmhand::phase::types as wit,
     grants::{Denial, NotGranted},
     schema::SettingsProblem,
@@ -165,6 +166,17 @@ pub enum Blame {
 }
 
 impl ModuleError {
+    /// The same of a module that the farm knows by this: where lines for `farm.yaml` are shown, they are about it.
+    pub(super) fn known_as(self, known_as: &KnownAs) -> Self {
+        match self {
+            Self::NotGranted(missing) => Self::NotGranted(missing.known_as(known_as)),
+            Self::Failed { module, failure: Failure::Denied(missing) } => {
+                Self::Failed { module, failure: Failure::Denied(Box::new(missing.known_as(known_as))) }
+            }
+            other => other,
+        }
+    }
+
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         match self {
