@@ -190,6 +190,17 @@ fn rows() -> Vec<Row> {
                     assert!(!String::from_utf8_lossy(&content).contains(TOKEN), "{name}");
                 }
             }),
+        Row::new("secret_finder", "it was TOKEN=*** *** ")
+            .granted("{ exec: true, files: ['/srv/*'], artifacts: true }")
+            .check(|machine| {
+                let seen = machine.log.lines().join("\n");
+                assert_eq!(seen, "Stdout: TOKEN=***\nInfo: TOKEN=*** *** \nProgress: TOKEN=*** ***  None");
+                let kept = machine.kept();
+                assert_eq!(kept.len(), 2);
+                for (name, content) in kept {
+                    assert!(!String::from_utf8_lossy(&content).contains(TOKEN), "{name}");
+                }
+            }),
         Row::new("wasi_fisher", "found: []").granted(ALL).check(|machine| {
             assert!(nothing_was_run_on(machine), "{:?}", machine.guest.calls());
             let lines = machine.log.lines();

@@ -1,6 +1,6 @@
 //! From the steps of phase files to modules that carry them out: found, granted, and with settings that they take.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use indexmap::IndexMap;
@@ -71,7 +71,8 @@ pub struct ResolvedStep {
     pub grants: Grants,
     /// What it may use up.
     pub limits: Limits,
-    /// The secrets that it was granted; none until [`ResolvedSteps::read_secrets`].
+    /// The secrets of its run, of which the module may use those that it was granted; none until
+    /// [`ResolvedSteps::read_secrets`].
     pub secrets: Secrets,
 }
 
@@ -102,16 +103,26 @@ impl ResolvedSteps {
         &self.0[phase as usize]
     }
 
-    /// Reads the secrets that modules were granted: before a run, and only then.
-    pub fn read_secrets(&mut self, farm: &Farm) -> Result<(), Problems> {
+    /// Reads the secrets that the modules of a run were granted: before it, and only then, each once. All steps get all of
+    /// them: what one step writes to a guest another one may print, and nobody is to see it.
+    pub fn read_secrets<'a>(of: impl IntoIterator<Item = &'a mut Self>, farm: &Farm) -> Result<(), Problems> {
+        let mut steps: Vec<&mut ResolvedStep> =
+            of.into_iter().flat_map(|steps| &mut steps.0).flatten().collect();
+        let mut read: BTreeMap<&String, Result<Secret, String>> = BTreeMap::new();
         let mut problems = Vec::new();
-        for step in self.0.iter_mut().flatten() {
-            match Secrets::read(farm, &step.grants.secrets) {
-                Ok(secrets) => step.secrets = secrets,
-                Err(why) => problems.push(step.step.problem(["uses"], why)),
+        for step in &steps {
+            for name in &step.grants.secrets {
+                if let Err(why) = read.entry(name).or_insert_with(|| Secrets::read(farm, name)) {
+                    problems.push(step.step.problem(["uses"], why.clone()));
+                }
             }
         }
         Problem::dedup(&mut problems);
+        let values = read.into_iter().filter_map(|(name, value)| Some((name.clone(), value.ok()?)));
+        let secrets = Secrets::new(values.collect());
+        for step in &mut steps {
+            step.secrets = secrets.clone();
+        }
         Problems::unless_empty(problems, ())
     }
 }
