@@ -178,6 +178,7 @@ fn rows() -> Vec<Row> {
             }
         }),
         Row::new("control_codes_in_description", "describes itself wrongly: its name must be"),
+        Row::new("control_codes_in_request", "describes itself wrongly: it asks for files `/x"),
         Row::new("secret_fisher", "TOKEN=*** ***")
             .granted("{ exec: true, files: ['/srv/*'], secrets: [TOKEN], artifacts: true }")
             .check(|machine| {
@@ -296,7 +297,8 @@ fn each_is_stopped_and_its_neighbours_go_on() {
     let mut wrong = Vec::new();
     for row in rows() {
         let (ended, took, neighbours) = runtime.block_on(with_neighbours(&row, &neighbour));
-        let is_right = ended.contains(row.expected) && !ended.starts_with(WRONG);
+        let is_plain = !ended.contains(|c: char| c.is_control() && c != '\n');
+        let is_right = ended.contains(row.expected) && !ended.starts_with(WRONG) && is_plain;
         let well = neighbours.iter().filter(|(outcome, _)| outcome == "counted to 49").count();
         let slowest = neighbours.iter().map(|(_, took)| *took).max().unwrap_or_default();
         let first: String = ended.lines().next().unwrap_or_default().chars().take(110).collect();
