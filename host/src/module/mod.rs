@@ -39,7 +39,7 @@ mod wasi;
 
 pub use build::{BuildError, build, test};
 pub use call::{Call, Context, Level, ModuleLog, Outcome, Rehearsal};
-pub use check::{Check, CheckedAnswer, CheckedCall};
+pub use check::{Check, CheckedAnswer, CheckedCall, CheckedCalls};
 pub use compile::compile_as_child;
 pub use descriptor::{CapabilityRequest, Descriptor};
 pub use engine::Engine;
