@@ -76,8 +76,9 @@ impl Descriptor {
         self
     }
 
-    /// Claims platforms: exact names or globs (`debian*`), matched with the platform's name, then with `ID` and `ID_LIKE`
-    /// of the guest's os-release(5).
+    /// Claims platforms: exact names or globs (`debian*`), matched with the platform's name in the farm. (`ID` and `ID_LIKE` of
+    /// the guest's os-release(5) come after that where they are known. They are not yet when farmhand chooses a module: it has
+    /// seen no guest then.)
     #[must_use]
     pub fn platforms(mut self, globs: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.platforms.extend(globs.into_iter().map(Into::into));

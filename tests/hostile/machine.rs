@@ -36,6 +36,8 @@ impl Machine {
         guest.on(["sleep", "infinity"], Answer::hang());
         guest.on(["yes"], Answer::ok().stdout("y\n".repeat(1 << 20)));
         guest.on(["codes"], Answer::ok().stdout("x\x1b[2Jy\r\u{202e}z\n"));
+        guest.on(["left"], Answer::ok().stdout(format!("TOKEN={TOKEN}\n")));
+        guest.on(["torn"], Answer::ok().stdout(TOKEN.replace('-', "\x1b[m-") + "\n"));
         guest.on(["ps"], Answer::ok().stdout("  PID COMMAND\n    1 init\n"));
         guest.on_any(
             |command| command.argv[0] == "echo",
@@ -62,7 +64,8 @@ impl Machine {
         let credentials = vec![Credential::Password(Secret::new("x"))];
         let login = Login { user: "ci".to_owned(), credentials, r#become };
         let connection = connector.connect(&endpoint, &login, Duration::from_secs(1)).await.unwrap();
-        let token = grants.secrets.contains("TOKEN").then(|| ("TOKEN".to_owned(), Secret::new(TOKEN)));
+        // Also where it was not granted: another step's module was.
+        let token = ("TOKEN".to_owned(), Secret::new(TOKEN));
         Call {
             context: Context {
                 phase: Phase::Main,
@@ -75,7 +78,7 @@ impl Machine {
             guest: connection.guest,
             facts: Facts { os_id: "debian".to_owned(), ..Facts::default() },
             grants,
-            secrets: Secrets::new(token.into_iter().collect()),
+            secrets: Secrets::new([token].into()),
             timeout: Some(limits.wall_time),
             limits,
             log: self.log.clone(),

@@ -132,8 +132,8 @@ fn rows() -> Vec<Row> {
         .granted(ALL)
         .check(|machine| {
             let lines = machine.log.lines();
-            assert_eq!(lines.len(), 501, "a line of `y` takes two bytes");
-            assert_eq!(lines[500], "Warn: further output is not shown (limit: 1000 bytes in a step)");
+            assert_eq!(lines.len(), 8, "a line of `y` counts for 129 bytes");
+            assert_eq!(lines[7], "Warn: further output is not shown (limit: 1000 bytes in a step)");
         }),
         Row::new("unread_output", WAITS).within(600).granted(ALL),
         Row::new(
@@ -178,12 +178,24 @@ fn rows() -> Vec<Row> {
             }
         }),
         Row::new("control_codes_in_description", "describes itself wrongly: its name must be"),
+        Row::new("control_codes_in_request", "describes itself wrongly: it asks for files `/x"),
         Row::new("secret_fisher", "TOKEN=*** ***")
             .granted("{ exec: true, files: ['/srv/*'], secrets: [TOKEN], artifacts: true }")
             .check(|machine| {
                 assert_eq!(machine.guest.files()["/srv/token"].content, TOKEN.as_bytes(), "it arrived");
                 let seen = machine.log.lines().join("\n");
                 assert!(!seen.contains(TOKEN), "{seen}");
+                let kept = machine.kept();
+                assert_eq!(kept.len(), 2);
+                for (name, content) in kept {
+                    assert!(!String::from_utf8_lossy(&content).contains(TOKEN), "{name}");
+                }
+            }),
+        Row::new("secret_finder", "it was TOKEN=*** *** ")
+            .granted("{ exec: true, files: ['/srv/*'], artifacts: true }")
+            .check(|machine| {
+                let seen = machine.log.lines().join("\n");
+                assert_eq!(seen, "Stdout: TOKEN=***\nInfo: TOKEN=*** *** \nProgress: TOKEN=*** ***  None");
                 let kept = machine.kept();
                 assert_eq!(kept.len(), 2);
                 for (name, content) in kept {
@@ -285,7 +297,8 @@ fn each_is_stopped_and_its_neighbours_go_on() {
     let mut wrong = Vec::new();
     for row in rows() {
         let (ended, took, neighbours) = runtime.block_on(with_neighbours(&row, &neighbour));
-        let is_right = ended.contains(row.expected) && !ended.starts_with(WRONG);
+        let is_plain = !ended.contains(|c: char| c.is_control() && c != '\n');
+        let is_right = ended.contains(row.expected) && !ended.starts_with(WRONG) && is_plain;
         let well = neighbours.iter().filter(|(outcome, _)| outcome == "counted to 49").count();
         let slowest = neighbours.iter().map(|(_, took)| *took).max().unwrap_or_default();
         let first: String = ended.lines().next().unwrap_or_default().chars().take(110).collect();

@@ -8,7 +8,7 @@ use super::{
     workbench::dirs,
 };
 use crate::{
-    base::{Phase, Problem, Problems},
+    base::{Phase, Problems},
     farm::{Farm, Gate},
     module::ResolvedSteps,
     plan::{GateChoice, Options},
@@ -91,10 +91,6 @@ impl Chosen {
 
     /// Reads the secrets that the machines' modules were granted: before a run, and only then.
     pub(super) fn read_secrets(&mut self, farm: &Farm) -> Result<(), Problems> {
-        let read = |steps: &mut ResolvedSteps| steps.read_secrets(farm).err();
-        let mut problems: Vec<_> = self.steps.values_mut().filter_map(read).flatten().collect();
-        // Machines have steps in common.
-        Problem::dedup(&mut problems);
-        Problems::unless_empty(problems, ())
+        ResolvedSteps::read_secrets(self.steps.values_mut(), farm)
     }
 }

@@ -15,7 +15,7 @@ use super::{
     loaded::Module,
     notes::Notes,
     probes::Probes,
-    secrets::Secrets,
+    secrets::{MaskedLog, Secrets},
     state::{Lent, LentGuest, State, blame_error},
     text,
     transcript::{Answers, Recording},
@@ -35,7 +35,7 @@ pub struct Call {
     pub facts: Facts,
     /// What the module may do.
     pub grants: Grants,
-    /// The secrets among its grants.
+    /// The secrets of the run. The module may use those among its grants, and sees none of them.
     pub secrets: Secrets,
     /// What it may use up.
     pub limits: Limits,
@@ -146,7 +146,8 @@ impl Lending {
     /// What this call is made with. What it asks of the guest is taken down in `recording`.
     pub(super) fn live(call: Call, recording: Option<Arc<Recording>>) -> Self {
         let timeout = call.timeout.unwrap_or(call.limits.wall_time);
-        let gate = LogGate::new(call.log, &call.limits);
+        let log = MaskedLog { log: call.log, secrets: call.secrets.clone() };
+        let gate = LogGate::new(Arc::new(log), &call.limits);
         let mut state = State::new(call.grants, call.limits, gate);
         state.secrets = call.secrets;
         state.artifacts = call.artifacts;
@@ -173,7 +174,7 @@ pub(super) async fn run(
     lending: Lending,
 ) -> Result<Outcome, ModuleError> {
     let Lending { context, guest, timeout: limit, state } = lending;
-    let grants = state.grants.clone();
+    let (grants, secrets) = (state.grants.clone(), state.secrets.clone());
     let mut store = state.into_store(engine.wasmtime());
     let context = wit::Context {
         phase: context.phase.into(),
@@ -197,11 +198,12 @@ pub(super) async fn run(
         Err(_) => Err(ModuleError::Limit { module: name.to_owned(), limit: LimitHit::WallTime(limit) }),
         Ok(Err(error)) => Err(blame_error(name, &error, store.data())),
         Ok(Ok(Err(failure))) => {
-            let failure = Failure::from_module(failure, name, &grants);
+            let failure = Failure::from_module(failure, name, &grants, &secrets);
             Err(ModuleError::Failed { module: name.to_owned(), failure })
         }
         Ok(Ok(Ok(outcome))) => {
-            Ok(Outcome { changed: outcome.changed, summary: text::one_line(&outcome.summary, MAX_SUMMARY) })
+            let summary = text::one_line(&outcome.summary, MAX_SUMMARY);
+            Ok(Outcome { changed: outcome.changed, summary: secrets.mask_text(&summary).into_owned() })
         }
     }
 }

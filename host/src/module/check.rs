@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     probes::{Effect, Probes, effect},
-    transcript::{Answer, Answers, Bytes, CallError, GuestCall, in_words},
+    transcript::{Answer, Answers, Bytes, CallError, GuestCall, MAX_DATA, in_words},
 };
 use crate::{base::Digest, guest::Exit};
 
@@ -20,7 +20,9 @@ pub struct Check {
 
 #[derive(Default)]
 struct Seen {
-    calls: Vec<CheckedCall>,
+    calls: CheckedCalls,
+    /// How many bytes they take.
+    data: usize,
     /// The answers that were given so far, by call.
     given: HashMap<Digest, Answer>,
 }
@@ -34,6 +36,15 @@ pub struct CheckedCall {
     pub text: String,
     /// What it was answered.
     pub answer: CheckedAnswer,
+}
+
+/// The calls that a module made in check mode.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckedCalls {
+    /// In order. At most 16 MiB are kept.
+    pub calls: Vec<CheckedCall>,
+    /// Whether there were more.
+    pub left_out: bool,
 }
 
 /// How a module was answered in check mode.
@@ -57,8 +68,10 @@ impl Check {
     }
 
     /// The calls since the last time that this was asked.
-    pub fn take(&self) -> Vec<CheckedCall> {
-        std::mem::take(&mut self.seen().calls)
+    pub fn take(&self) -> CheckedCalls {
+        let mut seen = self.seen();
+        seen.data = 0;
+        std::mem::take(&mut seen.calls)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -84,6 +97,18 @@ impl Check {
     }
 }
 
+impl Seen {
+    fn keep(&mut self, call: &GuestCall, answer: CheckedAnswer) {
+        let text = in_words(call);
+        self.data = self.data.saturating_add(call.size() + size_of::<CheckedCall>() + text.len());
+        if self.data > MAX_DATA {
+            self.calls.left_out = true;
+        } else {
+            self.calls.calls.push(CheckedCall { call: call.clone(), text, answer });
+        }
+    }
+}
+
 /// The answer to a call that is not carried out.
 fn held_back(call: &GuestCall) -> Answer {
     match call {
@@ -104,7 +129,7 @@ impl Answers for Check {
         if effect(call) == Effect::None && how != CheckedAnswer::Unknown {
             seen.given.insert(super::probes::digest(call), answer.clone());
         }
-        seen.calls.push(CheckedCall { call: call.clone(), text: in_words(call), answer: how });
+        seen.keep(call, how);
         answer
     }
 }

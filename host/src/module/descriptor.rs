@@ -144,12 +144,14 @@ impl CapabilityRequest {
         at_most("values of a capability that it asks for", self.values.len(), MAX_VALUES)?;
         for value in &self.values {
             let shown = text::one_line(value, MAX_NAME);
-            let fits = match self.capability {
+            // It is shown as it is, where an operator decides what to grant.
+            let fits = value.len() <= MAX_VALUE && text::plain(value) == *value;
+            let names_one = match self.capability {
                 Capability::Files => PathGlob::try_from(value.clone()).is_ok(),
                 Capability::Secrets => is_secret_name(value),
                 _ => false,
             };
-            if value.len() > MAX_VALUE || !fits {
+            if !fits || !names_one {
                 return Err(format!("it asks for {} `{shown}`, which can't be one", self.capability));
             }
         }

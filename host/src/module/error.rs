@@ -3,9 +3,11 @@ use std::{fmt, time::Duration};
 use camino::Utf8PathBuf;
 
 use super::{
+    KnownAs,
     bindings::farmhand::phase::types as wit,
     grants::{Denial, NotGranted},
     schema::SettingsProblem,
+    secrets::Secrets,
     text,
 };
 use crate::base::{Grants, Phase};
@@ -165,6 +167,17 @@ pub enum Blame {
 }
 
 impl ModuleError {
+    /// The same of a module that the farm knows by this: where lines for `farm.yaml` are shown, they are about it.
+    pub(super) fn known_as(self, known_as: &KnownAs) -> Self {
+        match self {
+            Self::NotGranted(missing) => Self::NotGranted(missing.known_as(known_as)),
+            Self::Failed { module, failure: Failure::Denied(missing) } => {
+                Self::Failed { module, failure: Failure::Denied(Box::new(missing.known_as(known_as))) }
+            }
+            other => other,
+        }
+    }
+
     /// Who has to act.
     pub fn blame(&self) -> Blame {
         match self {
@@ -257,8 +270,13 @@ const MAX_LINES: usize = 40;
 const MAX_VALUE: usize = 1024;
 
 impl Failure {
-    pub(super) fn from_module(failure: wit::Failure, module: &str, grants: &Grants) -> Self {
-        let text = |text: String| text::some_lines(&text, MAX_LINES);
+    pub(super) fn from_module(
+        failure: wit::Failure,
+        module: &str,
+        grants: &Grants,
+        secrets: &Secrets,
+    ) -> Self {
+        let text = |text: String| secrets.mask_text(&text::some_lines(&text, MAX_LINES)).into_owned();
         match failure {
             wit::Failure::InvalidSettings(message) => Self::InvalidSettings(text(message)),
             wit::Failure::CommandFailed(message) => Self::CommandFailed(text(message)),
@@ -267,6 +285,7 @@ impl Failure {
             wit::Failure::Guest(error) => match error {
                 wit::GuestError::Denied(denied) => {
                     let value = denied.value.map(|value| text::one_line(&value, MAX_VALUE));
+                    let value = value.map(|value| secrets.mask_text(&value).into_owned());
                     let denial = Denial { capability: denied.capability.into(), value };
                     Self::Denied(Box::new(NotGranted::of_call(module, denial, grants)))
                 }

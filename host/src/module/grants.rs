@@ -3,7 +3,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::descriptor::Descriptor;
+use super::{KnownAs, descriptor::Descriptor};
 use crate::base::{Grants, PathGlob};
 
 /// Something that a module may only do when the operator granted it.
@@ -100,12 +100,12 @@ impl fmt::Display for Denial {
 /// A module asks for more than it was granted. Its text has the lines to add to the farm file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotGranted {
-    /// The module's name.
-    pub module: String,
+    /// By what the farm knows the module; its own name as long as nobody said otherwise.
+    pub known_as: KnownAs,
     /// What is missing, and why the module wants it.
     pub missing: Vec<(Denial, String)>,
     /// All that must stand in the farm file then.
-    grants: Grants,
+    grants: Box<Grants>,
 }
 
 impl NotGranted {
@@ -138,7 +138,11 @@ impl NotGranted {
         let (missing, reason) = (denial, "one of its calls needs it".to_owned());
         let mut wanted = grants.clone();
         missing.add_to(&mut wanted);
-        Self { module: module.to_owned(), missing: vec![(missing, reason)], grants: wanted }
+        Self {
+            known_as: KnownAs::by_name(module),
+            missing: vec![(missing, reason)],
+            grants: Box::new(wanted),
+        }
     }
 
     fn unless_empty(module: &str, missing: Vec<(Denial, String)>, grants: &Grants) -> Result<(), Self> {
@@ -149,12 +153,12 @@ impl NotGranted {
         for (denial, _) in &missing {
             denial.add_to(&mut wanted);
         }
-        Err(Self { module: module.to_owned(), missing, grants: wanted })
+        Err(Self { known_as: KnownAs::by_name(module), missing, grants: Box::new(wanted) })
     }
 
-    /// The lines to add to the farm file.
-    pub fn lines(&self) -> String {
-        format!("modules:\n  {}:\n    grants: {}", self.module, self.grants)
+    /// The same of a module that the farm knows by this.
+    pub(super) fn known_as(self, known_as: &KnownAs) -> Self {
+        Self { known_as: known_as.clone(), ..self }
     }
 }
 
@@ -172,11 +176,11 @@ pub(super) fn secrets_in(settings: &Value) -> Vec<&str> {
 
 impl fmt::Display for NotGranted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "module {} asks for what it was not granted:", self.module)?;
+        writeln!(f, "module {} asks for what it was not granted:", self.known_as.name)?;
         for (denial, reason) in &self.missing {
             writeln!(f, "  {denial}: {reason}")?;
         }
-        write!(f, "if you trust it, add to farm.yaml:\n{}", self.lines())
+        write!(f, "if you trust it, add to farm.yaml:\n{}", self.known_as.lines(&self.grants))
     }
 }
 

@@ -83,7 +83,7 @@ impl Library {
     /// A text with `/`, or one that ends in `.wasm`, is a path. Else it is a module's own name; else a name that modules
     /// provide, and then the platform decides among them: its exact name comes before a glob, that before `ID` of the guest's
     /// os-release(5), that before its `ID_LIKE`, and that before modules for any platform. `facts` are absent as long as the
-    /// guest was not seen.
+    /// guest was not seen, and so when a farm's steps are resolved.
     pub async fn resolve(
         &self,
         uses: &str,

@@ -27,7 +27,7 @@ pub struct Limits {
     pub host_call_data: usize,
     /// Bytes that are kept of each of a command's output streams; more is left out, and the command goes on.
     pub captured_output: usize,
-    /// Bytes of commands' output that are shown or recorded in one call of a step; more is left out.
+    /// Bytes of commands' output that are shown or recorded in one call of a step, and 128 more for each line; more is left out.
     pub logged_output: usize,
     /// Lines that the module itself may log at once, and how many more each second after that.
     pub log_burst: u32,

@@ -26,7 +26,8 @@ impl Notes {
         }
         let call = call();
         let probe = self.probes.as_ref().and_then(|probes| Some((probes.clone(), probes.call(&call)?)));
-        let recorded = self.recording.as_ref().map(|recording| (recording.clone(), recording.call(call)));
+        let recorded =
+            self.recording.as_ref().and_then(|recording| Some((recording.clone(), recording.call(call)?)));
         Noted { recorded, probe }
     }
 }

@@ -4,12 +4,14 @@ use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use crate::{base::Secret, farm::Farm};
+use super::{Level, ModuleLog};
+use crate::{base::Secret, farm::Farm, guest::Stream};
 
 /// What stands where a secret was.
 const MASK: &[u8] = b"***";
 
-/// The secrets that a module was granted, by name, with their values. Cheap to clone.
+/// The secrets of a run, by name, with their values: all are masked, and a module may use those that it was granted. Cheap to
+/// clone.
 #[derive(Clone, Default)]
 pub struct Secrets(Option<Arc<Inner>>);
 
@@ -32,17 +34,11 @@ impl Secrets {
         Self(Some(Arc::new(Inner { values, finder, longest })))
     }
 
-    /// Reads the named secrets from where the farm says. The error says which one can't be read and why.
-    pub fn read<'a>(farm: &Farm, names: impl IntoIterator<Item = &'a String>) -> Result<Self, String> {
-        let read = |name: &'a String| {
-            let source = farm.config.secrets.get(name);
-            let source =
-                source.ok_or_else(|| format!("secret {name} is not in farm.yaml under `secrets`"))?;
-            let value =
-                source.read(&farm.root).map_err(|why| format!("secret {name} can't be read: {why}"))?;
-            Ok((name.clone(), value))
-        };
-        Ok(Self::new(names.into_iter().map(read).collect::<Result<_, String>>()?))
+    /// Reads a secret from where the farm says. The error says why it can't be read.
+    pub(super) fn read(farm: &Farm, name: &str) -> Result<Secret, String> {
+        let source = farm.config.secrets.get(name);
+        let source = source.ok_or_else(|| format!("secret {name} is not in farm.yaml under `secrets`"))?;
+        source.read(&farm.root).map_err(|why| format!("secret {name} can't be read: {why}"))
     }
 
     /// The value of one.
@@ -61,6 +57,35 @@ impl Secrets {
                 Cow::Owned(masked)
             }
         }
+    }
+
+    /// The text with `***` for every secret in it.
+    pub(super) fn mask_text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        match self.mask(text.as_bytes()) {
+            Cow::Borrowed(_) => Cow::Borrowed(text),
+            Cow::Owned(masked) => Cow::Owned(String::from_utf8_lossy(&masked).into_owned()),
+        }
+    }
+}
+
+/// Keeps secrets out of what goes to a log. Guests can tear a secret apart with control codes, so it is looked for once more
+/// where lines are plain.
+pub(super) struct MaskedLog {
+    pub(super) log: Arc<dyn ModuleLog>,
+    pub(super) secrets: Secrets,
+}
+
+impl ModuleLog for MaskedLog {
+    fn line(&self, level: Level, line: &str) {
+        self.log.line(level, &self.secrets.mask_text(line));
+    }
+
+    fn output(&self, stream: Stream, line: &str) {
+        self.log.output(stream, &self.secrets.mask_text(line));
+    }
+
+    fn progress(&self, message: &str, percent: Option<u8>) {
+        self.log.progress(&self.secrets.mask_text(message), percent);
     }
 }
 

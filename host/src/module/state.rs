@@ -139,5 +139,6 @@ pub(super) fn blame_error(module: &str, error: &wasmtime::Error, state: &State) 
         return ModuleError::Limit { module, limit: LimitHit::HostCallData(state.limits.host_call_data) };
     }
     let message = super::text::one_line(&message, 500);
-    ModuleError::Trapped { module, message, last_line: state.log.last_error() }
+    let last_line = state.log.last_error().map(|line| state.secrets.mask_text(&line).into_owned());
+    ModuleError::Trapped { module, message, last_line }
 }

@@ -1,18 +1,17 @@
 //! From the steps of phase files to modules that carry them out: found, granted, and with settings that they take.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use camino::Utf8Path;
 use indexmap::IndexMap;
 
 use super::{
-    Call, Library, Limits, Module, ModuleError, NotGranted, Outcome, PinMismatch, Rehearsal, Secrets,
-    grants::secrets_in,
+    Call, KnownAs, Library, Limits, Module, ModuleError, NotGranted, Outcome, PinMismatch, Rehearsal,
+    Secrets, grants::secrets_in, known::Found,
 };
 use crate::{
-    base::{Digest, Grants, Phase, Problem, Problems},
-    farm::{Farm, Lock, Machine, ModuleConfig, Step, Uses},
+    base::{Digest, Grants, Phase, Problem, Problems, Secret},
+    farm::{Farm, Lock, Machine, Step},
 };
 
 /// Something that carries out steps: a [`Module`], or a stand-in for tests of the rooms that use modules.
@@ -66,12 +65,27 @@ pub struct ResolvedStep {
     pub step: Step,
     /// Its module.
     pub module: Arc<dyn PhaseModule>,
+    /// By what the farm knows the module.
+    pub known_as: KnownAs,
     /// What the module may do.
     pub grants: Grants,
     /// What it may use up.
     pub limits: Limits,
-    /// The secrets that it was granted; none until [`ResolvedSteps::read_secrets`].
+    /// The secrets of its run, of which the module may use those that it was granted; none until
+    /// [`ResolvedSteps::read_secrets`].
     pub secrets: Secrets,
+}
+
+impl ResolvedStep {
+    /// Has its module carry out a phase on a guest.
+    pub async fn run(&self, call: Call) -> Result<Outcome, ModuleError> {
+        self.module.run(call).await.map_err(|error| error.known_as(&self.known_as))
+    }
+
+    /// The same with something in the guest's place.
+    pub async fn rehearse(&self, call: Rehearsal) -> Result<Outcome, ModuleError> {
+        self.module.rehearse(call).await.map_err(|error| error.known_as(&self.known_as))
+    }
 }
 
 /// The steps of a machine's phases with their modules.
@@ -89,16 +103,26 @@ impl ResolvedSteps {
         &self.0[phase as usize]
     }
 
-    /// Reads the secrets that modules were granted: before a run, and only then.
-    pub fn read_secrets(&mut self, farm: &Farm) -> Result<(), Problems> {
+    /// Reads the secrets that the modules of a run were granted: before it, and only then, each once. All steps get all of
+    /// them: what one step writes to a guest another one may print, and nobody is to see it.
+    pub fn read_secrets<'a>(of: impl IntoIterator<Item = &'a mut Self>, farm: &Farm) -> Result<(), Problems> {
+        let mut steps: Vec<&mut ResolvedStep> =
+            of.into_iter().flat_map(|steps| &mut steps.0).flatten().collect();
+        let mut read: BTreeMap<&String, Result<Secret, String>> = BTreeMap::new();
         let mut problems = Vec::new();
-        for step in self.0.iter_mut().flatten() {
-            match Secrets::read(farm, &step.grants.secrets) {
-                Ok(secrets) => step.secrets = secrets,
-                Err(why) => problems.push(step.step.problem(["uses"], why)),
+        for step in &steps {
+            for name in &step.grants.secrets {
+                if let Err(why) = read.entry(name).or_insert_with(|| Secrets::read(farm, name)) {
+                    problems.push(step.step.problem(["uses"], why.clone()));
+                }
             }
         }
         Problem::dedup(&mut problems);
+        let values = read.into_iter().filter_map(|(name, value)| Some((name.clone(), value.ok()?)));
+        let secrets = Secrets::new(values.collect());
+        for step in &mut steps {
+            step.secrets = secrets.clone();
+        }
         Problems::unless_empty(problems, ())
     }
 }
@@ -148,11 +172,10 @@ impl Library {
             for step in Phase::ALL.into_iter().flat_map(|phase| machine.phases().steps(phase)) {
                 match self.find(farm, machine, step).await {
                     Err(problem) => problems.push(problem),
-                    Ok(module) => {
-                        let (name, config) = config_of(farm, &module);
-                        let grants = config.map(|config| config.grants.clone()).unwrap_or_default();
+                    Ok(found) => {
+                        let (grants, name) = (found.grants(), found.known_as.name);
                         if !used.iter().any(|used| used.name == name) {
-                            used.push(UsedModule { name, module, grants });
+                            used.push(UsedModule { name, module: found.module, grants });
                         }
                     }
                 }
@@ -160,27 +183,6 @@ impl Library {
         }
         Problem::dedup(&mut problems);
         Problems::unless_empty(problems, used)
-    }
-
-    /// The module that a step uses.
-    async fn find(&self, farm: &Farm, machine: &Machine, step: &Step) -> Result<Arc<Module>, Problem> {
-        let problem = |message: String| step.problem(["uses"], message);
-        let load = async |path: &Utf8Path| {
-            let help =
-                "build it anew with `farmhand module build`, or look at it with `farmhand module inspect`";
-            self.load(path).await.map_err(|error| problem(error.to_string()).help(help))
-        };
-        match &step.uses {
-            Uses::Path(path) => load(path).await,
-            Uses::Name(name) => match farm.config.modules.get(name).and_then(|config| config.path.as_ref()) {
-                Some(path) => load(&farm.root.join(path)).await,
-                None => {
-                    let found = self.resolve(name, machine.platform(), None).await;
-                    let help = "`farmhand module list` shows the modules that there are and what they claim";
-                    found.map_err(|error| problem(error.to_string()).help(help))
-                }
-            },
-        }
     }
 
     async fn resolve_step(
@@ -192,30 +194,27 @@ impl Library {
         step: &Step,
     ) -> Result<ResolvedStep, Vec<Problem>> {
         let problem = |message: String| step.problem(["uses"], message);
-        let module = self.find(farm, machine, step).await.map_err(|problem| vec![problem])?;
+        let found = self.find(farm, machine, step).await.map_err(|problem| vec![problem])?;
+        let (grants, inspect) = (found.grants(), format!("`farmhand module inspect {}`", found.inspected()));
+        let Found { module, known_as, config } = found;
         let descriptor = module.descriptor();
         let mut problems = Vec::new();
         if !descriptor.can_carry_out(phase) {
             let message = format!("module {} does not carry out the phase {phase}", descriptor.name);
             problems.push(problem(message).help("move the step into the file of another phase"));
         }
-        let (name, config) = config_of(farm, &module);
-        let grants = config.map(|config| config.grants.clone()).unwrap_or_default();
-        let pinned =
-            lock.modules.get(&name).map(|locked| PinMismatch::check(&name, locked, &module, &grants));
+        let name = &known_as.name;
+        let pinned = lock.modules.get(name).map(|locked| PinMismatch::check(name, locked, &module, &grants));
         if let Some(Err(mismatch)) = pinned {
             problems.push(problem(mismatch.to_string()));
         }
         if let Err(missing) = NotGranted::check(descriptor, &step.with, &grants) {
-            let help = format!("`farmhand module inspect {}` shows all that it asks for", descriptor.name);
-            problems.push(problem(missing.to_string()).help(help));
+            let message = missing.known_as(&known_as).to_string();
+            problems.push(problem(message).help(format!("{inspect} shows all that it asks for")));
         } else if step.r#become && !grants.r#become {
-            let message =
-                format!("the step says `become: true`, which module {} was not granted", descriptor.name);
-            let help = format!(
-                "if you trust it, let `become: true` stand in farm.yaml under modules: {}: grants",
-                descriptor.name
-            );
+            let message = format!("the step says `become: true`, which module {name} was not granted");
+            let wanted = Grants { r#become: true, ..grants.clone() };
+            let help = format!("if you trust it, add to farm.yaml:\n{}", known_as.lines(&wanted));
             problems.push(step.problem(["become"], message).help(help));
         }
         for secret in
@@ -231,14 +230,12 @@ impl Library {
                 let name = |name: &str| name.replace("~1", "/").replace("~0", "~");
                 let names: Vec<String> = wrong.path.split('/').skip(1).map(name).collect();
                 let path = ["with"].into_iter().chain(names.iter().map(String::as_str));
-                let help =
-                    format!("`farmhand module inspect {}` shows the settings that it takes", descriptor.name);
                 let message = format!("module {} does not take this: {}", descriptor.name, wrong.message);
                 let problem = match wrong.is_key {
                     true => step.key_problem(path, message),
                     false => step.problem(path, message),
                 };
-                problem.help(help)
+                problem.help(format!("{inspect} shows the settings that it takes"))
             }));
         }
         if !problems.is_empty() {
@@ -246,27 +243,7 @@ impl Library {
         }
         let limits = Limits::default().with(&farm.config.limits);
         let limits = config.map(|config| limits.clone().with(&config.limits)).unwrap_or(limits);
-        Ok(ResolvedStep { step: step.clone(), module, grants, limits, secrets: Secrets::default() })
-    }
-}
-
-/// What `farm.yaml` says of a module, and under which name: its own, if it comes from a module folder; whatever name has its
-/// path, if it is a file of the farm's. A file's own word for its name counts for nothing, or it could take another's grants;
-/// one that no name has goes by its path.
-fn config_of<'a>(farm: &'a Farm, module: &Module) -> (String, Option<&'a ModuleConfig>) {
-    let file = |path: &Utf8Path| farm.root.join(path).canonicalize_utf8().ok();
-    let source = Utf8Path::new(module.source()).canonicalize_utf8().ok();
-    let modules = &farm.config.modules;
-    let mut by_path =
-        modules.iter().filter(|(_, config)| config.path.as_deref().is_some_and(|path| file(path) == source));
-    if let Some((name, config)) = by_path.next() {
-        return (name.clone(), Some(config));
-    }
-    match source.as_deref().and_then(|source| source.strip_prefix(&farm.root).ok()) {
-        Some(inside) => (inside.to_string(), None),
-        None => {
-            let name = &module.descriptor().name;
-            (name.clone(), modules.get(name).filter(|config| config.path.is_none()))
-        }
+        let (step, secrets) = (step.clone(), Secrets::default());
+        Ok(ResolvedStep { step, module, known_as, grants, limits, secrets })
     }
 }

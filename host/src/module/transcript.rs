@@ -25,8 +25,8 @@ use crate::{
     guest::{Exit, Facts},
 };
 
-/// A transcript keeps at most so many bytes of output and files; what comes after that is left out, and the transcript says
-/// so and can't be replayed.
+/// So many bytes of calls and answers are kept of a step; what comes after that is left out. A transcript says so then, and
+/// can't be replayed.
 pub(super) const MAX_DATA: usize = 16 << 20;
 
 /// The version of the format.
@@ -194,6 +194,29 @@ pub enum GuestCall {
     },
 }
 
+impl GuestCall {
+    /// How many bytes it takes, about.
+    pub(super) fn size(&self) -> usize {
+        let texts = match self {
+            Self::Exec(command) => command.size(),
+            Self::ReadFile { path, .. } => path.len(),
+            Self::WriteFile { path, content, .. } => path.len() + size_of_contents(content),
+            Self::SaveArtifact { name, .. } => name.len(),
+            Self::SaveFile { name, path, .. } => name.len() + path.len(),
+        };
+        size_of::<RecordedCall>() + texts
+    }
+}
+
+fn size_of_contents(content: &[Content]) -> usize {
+    let size = |part: &Content| match part {
+        Content::Secret { secret } => secret.len(),
+        Content::Large { .. } => 0,
+        Content::Bytes(bytes) => bytes.0.len(),
+    };
+    size_of_val(content) + content.iter().map(size).sum::<usize>()
+}
+
 /// A command that a module runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -218,6 +241,18 @@ pub struct CommandCall {
     /// Whether it only looks.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+}
+
+impl CommandCall {
+    fn size(&self) -> usize {
+        let text = |text: &String| size_of::<String>() + text.len();
+        let variable =
+            |(name, value): &(String, Content)| text(name) + size_of_contents(std::slice::from_ref(value));
+        self.argv.iter().map(text).sum::<usize>()
+            + self.env.iter().map(variable).sum::<usize>()
+            + self.cwd.as_ref().map_or(0, String::len)
+            + size_of_contents(&self.stdin)
+    }
 }
 
 /// Bytes, or the name of a secret.

@@ -51,7 +51,7 @@ pub(super) async fn run(
         let outcome = loop {
             place.output.clear();
             let call = call(site, machine, phase, (index, step), place);
-            let error = match step.module.run(call).await {
+            let error = match step.run(call).await {
                 Ok(outcome) => break outcome,
                 Err(source) => RunError::Step { step: name.clone(), source: Box::new(source) },
             };

@@ -11,7 +11,8 @@ use crate::{
     farm::Machine,
     guest::Stream,
     module::{
-        self, Check, CheckedAnswer, CheckedCall, ModuleLog, Probes, Rehearsal, ResolvedStep, ResolvedSteps,
+        self, Check, CheckedAnswer, CheckedCall, CheckedCalls, ModuleLog, Probes, Rehearsal, ResolvedStep,
+        ResolvedSteps,
     },
     plan::{MachinePlan, Operation, PlannedOperation, Wanted},
 };
@@ -96,10 +97,11 @@ async fn rehearse_step(
         limits: step.limits.clone(),
         log: Arc::new(Silent),
     };
-    let ended = step.module.rehearse(call).await;
-    let calls = check.take();
+    let ended = step.rehearse(call).await;
+    let CheckedCalls { calls, left_out } = check.take();
     let any = |answer: CheckedAnswer| calls.iter().any(|call| call.answer == answer);
     let end = match ended {
+        _ if left_out => RehearsedEnd::Unknown("it asks for more than is kept of a step".to_owned()),
         Ok(_) if any(CheckedAnswer::HeldBack) => RehearsedEnd::Changes,
         Ok(outcome) if outcome.changed => RehearsedEnd::Changes,
         Ok(_) => RehearsedEnd::Unchanged,

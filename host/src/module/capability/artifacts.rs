@@ -80,6 +80,7 @@ pub(super) async fn save(state: &mut State, lent: &Lent, name: String, content: 
         Lent::Answered(answers) => answers.answer(&call),
         Lent::Live { notes, .. } => {
             let noted = notes.call(|| call);
+            let content = state.secrets.mask(&content).into_owned();
             let answer = answer(keep(state, name, Source::Module(content)).await);
             noted.answer(&answer);
             answer

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use super::{Told, answered, misfit, output::Capture, require, reveal, told};
+use super::{Told, answered, misfit, output::Capture, require, reveal, reveal_all, told};
 use crate::{
     guest::{Command, Exit},
     module::{
@@ -48,34 +48,31 @@ pub(super) fn ended_with(ended: Result<Exit, crate::guest::GuestError>, capture:
 /// Checks grants and bounds, and gives the command as the guest takes it: with secrets in their places.
 pub(super) fn admit(state: &State, command: &wit::Command) -> Told<Command> {
     require(state, Capability::Exec, None, command.become_)?;
-    let limited = |text: String| Err(wit::GuestError::LimitExceeded(text));
     if command.argv.is_empty() {
         return Err(wit::GuestError::Other("a command needs at least a program".to_owned()));
     }
-    let env = command.env.iter().map(|variable| Ok((variable.name.clone(), reveal(state, &variable.value)?)));
-    let env: Vec<(String, Vec<u8>)> = env.collect::<Told<_>>()?;
-    let arguments: usize = command.argv.iter().map(|argument| argument.len() + 1).sum();
-    let environment: usize = env.iter().map(|(name, value)| name.len() + value.len() + 2).sum();
-    if arguments + environment > MAX_ARGUMENTS {
-        return limited(format!(
+    let mut env = Vec::new();
+    let mut size: usize = command.argv.iter().map(|argument| argument.len() + 1).sum();
+    for wit::Variable { name, value } in &command.env {
+        let value = reveal(state, value)?;
+        size += name.len() + value.len() + 2;
+        if size > MAX_ARGUMENTS {
+            break;
+        }
+        let Ok(value) = str::from_utf8(value) else {
+            return Err(wit::GuestError::Other("an environment variable's value is not UTF-8".to_owned()));
+        };
+        env.push((name.clone(), value.to_owned()));
+    }
+    if size > MAX_ARGUMENTS {
+        return Err(wit::GuestError::LimitExceeded(format!(
             "arguments and environment of a command take more than {MAX_ARGUMENTS} bytes (limit: arguments)"
-        ));
+        )));
     }
-    let stdin: Vec<Vec<u8>> = command.stdin.iter().map(|part| reveal(state, part)).collect::<Told<_>>()?;
-    let stdin = stdin.concat();
-    if stdin.len() > state.limits.file_size {
-        return limited(format!(
-            "a command's standard input is larger than {} bytes (limit: file size)",
-            state.limits.file_size
-        ));
-    }
-    let text = |(name, value): (String, Vec<u8>)| match String::from_utf8(value) {
-        Ok(value) => Ok((name, value)),
-        Err(_) => Err(wit::GuestError::Other("an environment variable's value is not UTF-8".to_owned())),
-    };
+    let stdin = reveal_all(state, &command.stdin, "a command's standard input")?;
     Ok(Command {
         argv: command.argv.clone(),
-        env: env.into_iter().map(text).collect::<Told<_>>()?,
+        env,
         cwd: command.cwd.clone(),
         stdin,
         r#become: command.become_,

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{Told, answered, done, misfit, require, reveal, told};
+use super::{Told, answered, done, misfit, require, reveal_all, told};
 use crate::{
     guest::{Guest, GuestError},
     module::{
@@ -51,13 +51,7 @@ pub(super) async fn write(
     r#become: bool,
 ) -> Told<()> {
     check_path(state, &path, r#become)?;
-    let bytes: Vec<Vec<u8>> = content.iter().map(|part| reveal(state, part)).collect::<Told<_>>()?;
-    let bytes = bytes.concat();
-    if bytes.len() > state.limits.file_size {
-        let text =
-            format!("a file's content is larger than {} bytes (limit: file size)", state.limits.file_size);
-        return Err(wit::GuestError::LimitExceeded(text));
-    }
+    let bytes = reveal_all(state, &content, "a file's content")?;
     check_mode(mode)?;
     let call = || GuestCall::WriteFile {
         path: path.clone(),

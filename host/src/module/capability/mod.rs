@@ -228,16 +228,31 @@ fn require(state: &State, capability: Capability, value: Option<&str>, r#become:
 }
 
 /// What stands for a content: its bytes, or the secret that it names.
-fn reveal(state: &State, content: &wit::Content) -> Told<Vec<u8>> {
+fn reveal<'a>(state: &'a State, content: &'a wit::Content) -> Told<&'a [u8]> {
     match content {
-        wit::Content::Bytes(bytes) => Ok(bytes.clone()),
+        wit::Content::Bytes(bytes) => Ok(bytes),
         wit::Content::Secret(name) => {
             require(state, Capability::Secrets, Some(name), false)?;
-            let value = state.secrets.get(name).map(|secret| secret.reveal().as_bytes().to_vec());
-            // Nobody's guest gets to see them, so there are none.
-            Ok(value.unwrap_or_default())
+            // In check mode nobody's guest gets to see them, so there are none.
+            Ok(state.secrets.get(name).map_or(&[], |secret| secret.reveal().as_bytes()))
         }
     }
+}
+
+/// What stands for these parts, one after the other, as far as a file may be large. A name of a few bytes may stand for many,
+/// so it is counted before it is copied. `what` is what is made of them.
+fn reveal_all(state: &State, parts: &[wit::Content], what: &str) -> Told<Vec<u8>> {
+    let limit = state.limits.file_size;
+    let mut bytes = Vec::new();
+    for part in parts {
+        let part = reveal(state, part)?;
+        if part.len() > limit.saturating_sub(bytes.len()) {
+            let text = format!("{what} is larger than {limit} bytes (limit: file size)");
+            return Err(wit::GuestError::LimitExceeded(text));
+        }
+        bytes.extend_from_slice(part);
+    }
+    Ok(bytes)
 }
 
 /// Has a call answered: by the guest, and taken down, or by what stands in its place.

@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// What a line takes beside its text, in an event and in a record: lines without any are not free.
+const LINE: usize = 128;
+
 /// How many bytes of output may still be logged in this call of the module.
 #[derive(Clone)]
 pub(in crate::module) struct OutputBudget {
@@ -37,7 +40,7 @@ impl OutputBudget {
 
     /// Takes a line from the budget. The first one that is too much is told, the others are silent.
     fn pass(&self, log: &dyn ModuleLog, stream: Stream, line: &str) {
-        let cost = line.len() + 1;
+        let cost = line.len() + LINE;
         let take = |left: usize| Some(left.saturating_sub(cost));
         match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
             Ok(left) if left >= cost => log.output(stream, line),

@@ -206,6 +206,16 @@ async fn what_goes_over_a_bound_does_not_reach_the_guest() {
     assert!(limited(&exec::exec(&mut state, &lent, long).await.unwrap_err()));
     let fed = wit::Command { stdin: bytes(&[0; 11]), ..command(false) };
     assert!(limited(&exec::exec(&mut state, &lent, fed).await.unwrap_err()));
+    // Names of a few bytes that stand for 40 GB.
+    state.secrets = Secrets::new(BTreeMap::from([("TOKEN".to_owned(), Secret::new("x".repeat(64 << 10)))]));
+    let many = || vec![secret(); 600_000];
+    let fed = wit::Command { stdin: many(), ..command(false) };
+    assert!(limited(&exec::exec(&mut state, &lent, fed).await.unwrap_err()));
+    let env = many().into_iter().map(|value| wit::Variable { name: "T".to_owned(), value }).collect();
+    let told = wit::Command { env, ..command(false) };
+    assert!(limited(&exec::exec(&mut state, &lent, told).await.unwrap_err()));
+    let wrote = files::write(&mut state, &lent, "/f".to_owned(), many(), 0o600, false).await;
+    assert!(limited(&wrote.unwrap_err()));
     let nothing = wit::Command { argv: Vec::new(), ..command(false) };
     assert!(exec::exec(&mut state, &lent, nothing).await.is_err());
     assert!(simulated.calls().is_empty());

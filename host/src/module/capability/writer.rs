@@ -54,7 +54,7 @@ pub(super) async fn write(
     content: wit::Content,
 ) -> wasmtime::Result<Told<()>> {
     let limit = state.limits.streamed_file_size;
-    let bytes = reveal(state, &content);
+    let bytes = reveal(state, &content).map(<[u8]>::to_vec);
     let writer = state.table.get_mut(writer)?;
     if writer.written.is_ok() {
         writer.written = match bytes {

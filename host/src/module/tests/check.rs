@@ -66,7 +66,7 @@ impl Debian {
             let verb = words.iter().position(|word| *word == "install").unwrap_or(words.len());
             format!("{:?}: {} {}", call.answer, words[program], words[verb..].join(" ")).trim_end().to_owned()
         };
-        let mut lines: Vec<String> = check.take().into_iter().map(short).collect();
+        let mut lines: Vec<String> = check.take().calls.into_iter().map(short).collect();
         lines.push(match ended {
             Ok(outcome) => format!("changed: {}", outcome.changed),
             Err(error) => format!("failed: {}", error.to_string().split(':').next().unwrap()),
@@ -111,6 +111,31 @@ async fn what_would_be_run_is_held_back_and_what_was_answered_is_known() {
     debian.restored();
     let nothing = debian.rehearse(json!({ "packages": ["bash"] })).await;
     assert_eq!(nothing, ["Known: dpkg-query", "Known: dpkg-query", "changed: false"]);
+}
+
+#[test]
+fn calls_without_end_are_not_kept() {
+    let check = Check::new(Arc::default());
+    let call = |input: usize| {
+        let stdin = vec![Content::Bytes(Bytes(vec![b'x'; input]))];
+        GuestCall::Exec(CommandCall { argv: vec!["x".to_owned()], stdin, ..CommandCall::default() })
+    };
+    for input in [7 << 20, 7 << 20, 7 << 20, 1] {
+        assert!(
+            matches!(check.answer(&call(input)), Answer::Ended { .. }),
+            "the module is answered all the same"
+        );
+    }
+    let seen = check.take();
+    assert_eq!((seen.calls.len(), seen.left_out), (2, true));
+    // The next step begins anew. Calls without content are bounded, too.
+    for _ in 0..200_000 {
+        check.answer(&call(0));
+    }
+    let seen = check.take();
+    assert!(seen.calls.len() < 100_000 && seen.left_out, "{}", seen.calls.len());
+    check.answer(&call(1));
+    assert!(!check.take().left_out);
 }
 
 #[tokio::test]

@@ -7,4 +7,5 @@ mod compile;
 mod contract;
 mod hostile;
 mod plugins;
+mod secrets;
 mod support;

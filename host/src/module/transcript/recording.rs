@@ -13,23 +13,33 @@ struct Recorded {
     truncated: bool,
 }
 
+impl Recorded {
+    /// Once something did not fit, nothing more does.
+    fn has_room(&mut self, size: usize) -> bool {
+        self.data = self.data.saturating_add(size);
+        self.truncated |= self.data > MAX_DATA;
+        !self.truncated
+    }
+}
+
 impl Recording {
     fn recorded(&self) -> std::sync::MutexGuard<'_, Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a call. Its answer is noted when it comes, by the number that is given here.
-    pub(in crate::module) fn call(&self, call: GuestCall) -> usize {
+    /// Notes a call, unless there is too much already. Its answer is noted when it comes, by the number that is given here.
+    pub(in crate::module) fn call(&self, call: GuestCall) -> Option<usize> {
         let mut recorded = self.recorded();
+        if !recorded.has_room(call.size()) {
+            return None;
+        }
         recorded.calls.push(RecordedCall { call, answer: None });
-        recorded.calls.len() - 1
+        Some(recorded.calls.len() - 1)
     }
 
     pub(in crate::module) fn answer(&self, number: usize, answer: &Answer) {
         let mut recorded = self.recorded();
-        recorded.data += answer.size();
-        if recorded.data > MAX_DATA {
-            recorded.truncated = true;
+        if !recorded.has_room(answer.size()) {
             return;
         }
         if let Some(call) = recorded.calls.get_mut(number) {
@@ -37,7 +47,7 @@ impl Recording {
         }
     }
 
-    /// The calls so far, and whether answers were left out.
+    /// The calls so far, and whether something was left out.
     pub(in crate::module) fn take(&self) -> (Vec<RecordedCall>, bool) {
         let mut recorded = self.recorded();
         (std::mem::take(&mut recorded.calls), recorded.truncated)

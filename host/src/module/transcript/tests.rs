@@ -84,8 +84,37 @@ fn a_transcript_does_not_grow_without_bounds() {
     let large = Answer::Content(Bytes(vec![b'x'; MAX_DATA / 2 + 1]));
     for _ in 0..2 {
         let number = recording.call(GuestCall::ReadFile { path: "/f".to_owned(), r#become: false });
-        recording.answer(number, &large);
+        recording.answer(number.unwrap(), &large);
     }
     let (calls, truncated) = recording.take();
     assert!(truncated && calls[0].answer.is_some() && calls[1].answer.is_none());
+
+    // Calls count, too: those that carry much, and many that carry nothing.
+    for (size, most) in [(MAX_DATA / 2, 1), (0, 100_000)] {
+        let recording = Recording::default();
+        let content = vec![Content::Bytes(Bytes(vec![b'x'; size]))];
+        let stdin = CommandCall { stdin: content, ..CommandCall::default() };
+        let taken =
+            (0..most * 2).filter(|_| recording.call(GuestCall::Exec(stdin.clone())).is_some()).count();
+        let (calls, truncated) = recording.take();
+        assert!(truncated && calls.len() == taken && (1..=most).contains(&taken), "{taken} of {size} bytes");
+    }
+}
+
+#[test]
+fn a_call_in_words_has_no_control_codes_and_hides_nothing() {
+    let text = "/a\x1b]0;b\x07\r\n\u{9b}2J\u{202e}c".to_owned();
+    let content = vec![Content::Bytes(Bytes(text.clone().into_bytes()))];
+    let r#become = false;
+    for call in [
+        exec(&["cat", &text]),
+        GuestCall::ReadFile { path: text.clone(), r#become },
+        GuestCall::WriteFile { path: text.clone(), content, mode: 0o644, r#become },
+        GuestCall::SaveFile { name: text.clone(), path: text.clone(), r#become },
+        GuestCall::SaveArtifact { name: text.clone(), digest: Digest::of("") },
+    ] {
+        let words = in_words(&call);
+        assert!(!words.contains(|c: char| c.is_control() || c == '\u{202e}'), "{words:?}");
+        assert!(words.contains(r"'/a\u{1b}]0;b\u{7}\r\n\u{9b}2Jc'"), "{words}");
+    }
 }

@@ -1,20 +1,21 @@
 use super::{CommandCall, Content, GuestCall};
 use crate::{base::Digest, module::text};
 
-/// A call for people, in one line.
+/// A call for people, in one line, free of control codes.
 pub fn in_words(call: &GuestCall) -> String {
     let root = |r#become: &bool| if *r#become { " as root" } else { "" };
-    match call {
+    text::plain(&match call {
         GuestCall::Exec(command) => command.in_words(),
-        GuestCall::ReadFile { path, r#become } => format!("read {path}{}", root(r#become)),
+        GuestCall::ReadFile { path, r#become } => format!("read {}{}", quoted(path), root(r#become)),
         GuestCall::WriteFile { path, content, mode, r#become } => {
-            format!("write {path} with mode {mode:04o}{}: {}", root(r#become), contents_in_words(content))
+            let (path, root, content) = (quoted(path), root(r#become), contents_in_words(content));
+            format!("write {path} with mode {mode:04o}{root}: {content}")
         }
-        GuestCall::SaveArtifact { name, .. } => format!("keep artifact {name}"),
+        GuestCall::SaveArtifact { name, .. } => format!("keep artifact {}", quoted(name)),
         GuestCall::SaveFile { name, path, r#become } => {
-            format!("keep {path} as artifact {name}{}", root(r#become))
+            format!("keep {} as artifact {}{}", quoted(path), quoted(name), root(r#become))
         }
-    }
+    })
 }
 
 /// Longer texts are not shown, but for their length and digest.
@@ -55,15 +56,20 @@ impl CommandCall {
         if self.r#become {
             words.push("[root]".to_owned());
         }
-        text::plain(&words.join(" "))
+        words.join(" ")
     }
 }
 
-/// A word as one would type it in a shell; line ends are shown as `\n`.
+/// A word as one would type it in a shell. What can't be seen is shown as in Rust (`\n`, `\u{1b}`), so that nothing hides.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:+,@%~".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    format!("'{}'", word.replace('\'', r"'\''").replace('\n', "\\n"))
+    let shown = |c: char| match c {
+        '\'' => r"'\''".to_owned(),
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    };
+    format!("'{}'", word.chars().map(shown).collect::<String>())
 }

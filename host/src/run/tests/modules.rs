@@ -113,6 +113,7 @@ impl Modules {
             let resolved = |step: &crate::farm::Step| ResolvedStep {
                 step: step.clone(),
                 module: module.clone(),
+                known_as: crate::module::KnownAs::by_name("stand-in"),
                 grants: crate::base::Grants::default(),
                 limits: crate::module::Limits::default(),
                 secrets: crate::module::Secrets::default(),
