@@ -452,4 +452,5 @@ async fn clock_is_set_with_the_words_that_busybox_knows() {
     assert!(error.to_string().contains("not permitted"), "{error}");
 }
 
+mod hostile;
 mod users;
