@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     base::Login,
-    guest::{Connection, Connector, Endpoint, GuestError},
+    guest::{Connection, Connector, Endpoint, GuestError, one_line},
 };
 
 /// When a connection has brought no word for this long, a second one is made beside it. The first packet after a revert is lost
@@ -264,7 +264,10 @@ impl Attempt {
             (
                 ClientError::Ssh(russh::Error::NoCommonAlgo { kind: AlgorithmKind::Key, theirs, .. }),
                 Some(pinned),
-            ) => changed(format!("of another type ({})", theirs.join(", ")), fingerprint(pinned.key_data())),
+            ) => changed(
+                format!("of another type ({})", one_line(theirs.join(", ").as_bytes())),
+                fingerprint(pinned.key_data()),
+            ),
             (ClientError::Ssh(error), _) => Failure::Again(error.to_string()),
         }
     }
