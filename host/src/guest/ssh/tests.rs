@@ -453,4 +453,5 @@ async fn clock_is_set_with_the_words_that_busybox_knows() {
 }
 
 mod hostile;
+mod through;
 mod users;
