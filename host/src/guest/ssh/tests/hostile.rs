@@ -41,7 +41,8 @@ async fn a_guest_opens_no_channels() {
         async move {
             let (stream, _) = listener.accept().await.unwrap();
             let config = Arc::new(server::Config { keys: vec![key], ..server::Config::default() });
-            server::run_stream(config, stream, Open(entered)).await.unwrap()
+            let running = server::run_stream(config, stream, Open(entered)).await.unwrap();
+            (running.handle(), running)
         }
     });
     let endpoint = Endpoint { host: "127.0.0.1".into(), port, jump: None, host_key: None };
@@ -50,7 +51,7 @@ async fn a_guest_opens_no_channels() {
     let login = Login { user: "tester".into(), credentials, r#become };
     let connection = SshConnector.connect(&endpoint, &login, Duration::from_secs(30)).await.unwrap();
     entered.notified().await;
-    let server = serving.await.unwrap().handle();
+    let (server, _running) = serving.await.unwrap();
     for refused in [
         server.channel_open_session().await,
         server.channel_open_agent().await,
