@@ -9,6 +9,7 @@ mod login;
 mod phase;
 mod problem;
 mod snapshot;
+mod text;
 mod time;
 mod xml;
 
@@ -21,5 +22,6 @@ pub use login::{Become, BecomeMethod, Credential, Login, Secret, is_password_key
 pub use phase::{Checkpoint, Phase};
 pub use problem::{Problem, Problems, SourceFile};
 pub use snapshot::SnapshotKind;
+pub use text::{MAX_LINE, plain, plain_lines};
 pub use time::{in_words, parse_duration};
 pub use xml::xml_escape;

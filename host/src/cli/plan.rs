@@ -57,9 +57,11 @@ impl Plan {
         let workbench = &planned.workbench;
         let known = workbench.dirs.guest_probes();
         let mut shown = Vec::new();
-        for PlannedMachine { machine, host, wanted, plan, steps, network, .. } in planned.machines() {
+        for PlannedMachine { machine, host, existing, wanted, plan, steps, network, .. } in planned.machines()
+        {
+            let wanted = wanted.assuming(existing.as_ref());
             let phases = match self.deep {
-                true => Some(rehearse(machine, plan, wanted, steps, &known).await),
+                true => Some(rehearse(machine, plan, &wanted, steps, &known).await),
                 false => None,
             };
             let hypervisor = &workbench.hosts[*host].config.name;

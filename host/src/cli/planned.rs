@@ -100,7 +100,8 @@ impl Planned {
         let job = |planned: PlannedMachine| {
             let PlannedMachine { machine, host, existing, options, wanted, plan, inputs, network, steps } =
                 planned;
-            let demand = Demand { hypervisor: host, memory: machine.ram, vcpus: machine.vcpus };
+            let runs = existing.as_ref().is_some_and(Existing::is_active);
+            let demand = Demand { hypervisor: host, memory: machine.ram, vcpus: machine.vcpus, runs };
             let site = sites[host].clone();
             MachineJob { machine, site, demand, plan, existing, options, wanted, steps, inputs, network }
         };
@@ -117,7 +118,7 @@ async fn look_around(
         futures::future::try_join(host.hypervisor.capabilities(), host.hypervisor.domains())
             .await
             .into_diagnostic()?;
-    // What runs there already, and not for this run, takes its share.
+    // What runs there already takes its share; of this run's machines the schedule knows that.
     let others = domains.iter().filter(|domain| {
         matches!(domain.state, DomainState::Running | DomainState::Paused) && !selected.contains(&domain.name)
     });

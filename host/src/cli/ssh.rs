@@ -150,10 +150,13 @@ fn answer(machine: &str) -> miette::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{net::TcpListener, os::unix::fs::PermissionsExt as _};
 
     use super::*;
-    use crate::base::{Become, BecomeMethod};
+    use crate::{
+        base::{Become, BecomeMethod, Secret},
+        guest,
+    };
 
     #[tokio::test]
     async fn exit_code_is_ssh_s_own() {
@@ -176,5 +179,38 @@ mod tests {
         assert_eq!(ended.await.unwrap(), ExitCode::from(7));
         let killed = way.run(|_, _, _, _| ["sh", "-c", "kill -9 $$"].map(OsString::from).to_vec());
         assert_eq!(killed.await.unwrap(), ExitCode::from(NO_CONNECTION));
+    }
+
+    /// The hosts on the way are logged in to by clients that ours starts, and they may ask, too.
+    #[tokio::test]
+    async fn only_the_guest_is_given_its_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let client = path("client");
+        std::fs::write(&client, format!("#!/bin/sh\nenv >{}\n", path("environment"))).unwrap();
+        std::fs::set_permissions(&client, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let jump = guest::Way::to(&format!("qemu+ssh://host/system?command={client}"), None, "/s".into());
+        let r#become = Become { method: BecomeMethod::Su, user: "root".into(), password: None };
+        let credentials = vec![Credential::Password(Secret::new("s3cret"))];
+        let way = Way {
+            endpoint: Endpoint {
+                host: "127.0.0.1".into(),
+                port: 22,
+                jump: jump.jump().cloned(),
+                host_key: None,
+            },
+            login: Login { user: "tester".into(), credentials, r#become },
+            alias: "m".into(),
+            known_hosts: tempfile::NamedTempFile::new().unwrap(),
+            farm: "/farm".into(),
+            machine: "m".into(),
+        };
+        let ended = way.run(|endpoint, login, alias, known_hosts| {
+            openssh::command_line(endpoint, login, alias, known_hosts, &[])
+        });
+        assert_eq!(ended.await.unwrap(), ExitCode::from(NO_CONNECTION));
+        let environment = std::fs::read_to_string(path("environment")).unwrap();
+        assert!(environment.contains(ASKPASS_MACHINE), "it is what ours had: {environment}");
+        assert!(!environment.contains("SSH_ASKPASS"), "{environment}");
     }
 }

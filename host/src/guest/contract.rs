@@ -4,6 +4,7 @@ use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, future::join_all, stream};
+use tokio::sync::Notify;
 
 use super::{Captured, Command, Exit, Guest, GuestError, OutputSink, Stream, capture};
 
@@ -23,7 +24,7 @@ macro_rules! contract_tests {
         $crate::guest::contract::contract_tests! { $subject;
             arguments_arrive_exactly, environment_arrives_exactly, runs_in_the_folder, input_arrives_whole,
             input_that_nobody_reads_does_no_harm, exit_status_is_told, signal_is_told, both_streams_arrive_whole,
-            time_out_ends_the_command, dropping_ends_the_command, commands_run_beside_each_other, files_come_back,
+            time_out_ends_the_command, what_is_left_unread_holds_up_nothing, dropping_ends_the_command, commands_run_beside_each_other, files_come_back,
             files_that_are_missing_or_too_large, large_files_stream, a_file_that_is_not_finished_leaves_nothing, what_cannot_be_sent_is_refused, closed_is_disconnected,
         }
     };
@@ -118,6 +119,31 @@ pub(super) async fn time_out_ends_the_command(subject: Subject) {
     assert!(matches!(result, Err(GuestError::TimedOut(told)) if told == limit), "{result:?}");
     // The connection serves on.
     assert_eq!(run(&*subject.guest, Command::new(["true"])).await.exit, Exit::Status(0));
+}
+
+pub(super) async fn what_is_left_unread_holds_up_nothing(subject: Subject) {
+    let guest = &subject.guest;
+    let commands = vec![Command::new(["sh", "-c", FILL]); 3];
+    let mut unread = Vec::new();
+    for command in &commands {
+        let (begun, mut output) = First::new();
+        let mut running = Box::pin(async move {
+            guest.apart().await?.unwrap_or_else(|| guest.clone()).exec(command, &mut output).await
+        });
+        tokio::select! {
+            ended = &mut running => drop(ended.unwrap()),
+            () = begun.notified() => unread.push(running),
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let command = Command::new(["true"]);
+    let mut output = Discard;
+    let other = tokio::time::timeout(Duration::from_secs(10), guest.exec(&command, &mut output));
+    assert_eq!(other.await.unwrap().unwrap(), Exit::Status(0));
+    // They go on where they were left.
+    for running in unread {
+        assert_eq!(running.await.unwrap(), Exit::Status(0));
+    }
 }
 
 pub(super) async fn dropping_ends_the_command(subject: Subject) {
@@ -242,6 +268,22 @@ where
 {
     tokio::time::timeout(Duration::from_millis(300), &mut running).await.unwrap_err();
     running
+}
+
+/// Tells when the first output comes.
+pub(super) struct First(Arc<Notify>);
+
+impl First {
+    pub(super) fn new() -> (Arc<Notify>, Self) {
+        let begun = Arc::new(Notify::new());
+        (begun.clone(), Self(begun))
+    }
+}
+
+impl OutputSink for First {
+    fn write(&mut self, _: Stream, _: &[u8]) {
+        self.0.notify_one();
+    }
 }
 
 struct Discard;

@@ -127,7 +127,8 @@ impl Jump {
         self.words(format!("{host}:{port}")).into_iter().map(OsString::from).collect()
     }
 
-    /// The same for another OpenSSH client: the value of its option `ProxyCommand`.
+    /// The same for another OpenSSH client: the value of its option `ProxyCommand`. Whatever answers that client's questions for
+    /// a password knows the guest's, which is no business of the hosts on the way.
     pub fn proxy_command(&self) -> String {
         // OpenSSH expands `%`; what of it is not meant that way is doubled.
         let words = self.words("[%h]:%p".to_owned());
@@ -135,7 +136,8 @@ impl Jump {
             words.iter().map(|word| if word == "[%h]:%p" { word.clone() } else { word.replace('%', "%%") });
         // A NUL can't be in words that came from a URI or YAML and passed as arguments; without quoting nothing would be run.
         let words: Vec<_> = escaped.collect();
-        shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
+        let alone = ["env", "-u", "SSH_ASKPASS", "-u", "SSH_ASKPASS_REQUIRE"];
+        shlex::try_join(alone.into_iter().chain(words.iter().map(String::as_str))).unwrap_or_default()
     }
 
     fn words(&self, target: String) -> Vec<String> {
@@ -202,7 +204,7 @@ mod tests {
         else {
             panic!("it is another host");
         };
-        insta::assert_snapshot!(jump.proxy_command(), @"ssh -T -o 'BatchMode=yes' -o 'ControlMaster=auto' -o 'ControlPath=/s/%%C' -o 'ControlPersist=60' -i '/a b%%' -W '[%h]:%p' -- host");
+        insta::assert_snapshot!(jump.proxy_command(), @"env -u SSH_ASKPASS -u SSH_ASKPASS_REQUIRE ssh -T -o 'BatchMode=yes' -o 'ControlMaster=auto' -o 'ControlPath=/s/%%C' -o 'ControlPersist=60' -i '/a b%%' -W '[%h]:%p' -- host");
         let long = format!("/{}", "s".repeat(60));
         let Way::Through(jump) = Way::to("qemu+ssh://host/system", None, long.as_str().into()) else {
             panic!("it is another host");

@@ -58,6 +58,12 @@ pub trait Guest: Send + Sync {
         r#become: bool,
     ) -> Result<(), GuestError>;
 
+    /// The guest for a command or a file that may be left unread for a while: on a connection of its own, where that is what
+    /// would be held up by it. `None`: this one is not held up.
+    async fn apart(&self) -> Result<Option<Arc<dyn Guest>>, GuestError> {
+        Ok(None)
+    }
+
     /// Reads a file of at most `max_size` bytes as a whole; a larger one is an error.
     async fn read_file(&self, path: &str, max_size: u64, r#become: bool) -> Result<Vec<u8>, GuestError> {
         let mut content = Vec::new();
@@ -79,7 +85,7 @@ pub trait Guest: Send + Sync {
         files::in_time(self.stream_to_file(path, &mut content, mode, r#become)).await
     }
 
-    /// Ends the connection. Commands that still run are no longer heard of; what they do in the guest is not ended.
+    /// Ends the connection, and those that came [apart](Self::apart) from it. Commands that still run are no longer heard of; what they do in the guest is not ended.
     async fn close(&self);
 }
 

@@ -250,7 +250,11 @@ mod tests {
         let login = login(vec![Credential::Key("/id".into())]);
         let block = config_block(&endpoint, &login, "debian_amd64", "/known_hosts".into());
         let proxy = "-l a -W '[%h]:%p' -- far\n";
-        assert!(block.contains("ProxyCommand ssh -T ") && block.contains(proxy), "{block}");
+        assert!(
+            block.contains("ProxyCommand env -u SSH_ASKPASS -u SSH_ASKPASS_REQUIRE ssh -T ")
+                && block.contains(proxy),
+            "{block}"
+        );
     }
 
     #[test]

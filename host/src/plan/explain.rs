@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{CheckpointRecord, Existing, Options, Origin, Verdict, Wanted, verdict};
+use super::{CheckpointRecord, Existing, Options, Verdict, Wanted, verdict};
 use crate::{base::Checkpoint, farm::Project};
 
 /// One checkpoint: its key, what went into it, and what differs from the one that is stored.
@@ -33,10 +33,7 @@ pub fn explain(
     existing: Option<&Existing>,
     options: &Options,
 ) -> Vec<ExplainedCheckpoint> {
-    let metadata = existing.and_then(|existing| existing.domain.metadata.as_ref());
-    let stored: Option<Origin> =
-        metadata.and_then(|metadata| serde_json::from_value(metadata.origin.clone()).ok());
-    let wanted = wanted.assuming(stored.as_ref());
+    let wanted = wanted.assuming(existing);
     let explained = |(checkpoint, verdict): (Checkpoint, Verdict)| {
         let snapshot = existing.and_then(|existing| verdict::snapshot(project, existing, checkpoint));
         ExplainedCheckpoint {

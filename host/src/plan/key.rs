@@ -2,6 +2,7 @@ use indexmap::{IndexMap, IndexSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Existing;
 use crate::{
     base::{Checkpoint, Digest, Phase, counted},
     module::{ModuleIdentity, ResolvedStep, ResolvedSteps},
@@ -136,11 +137,13 @@ impl Wanted {
         !self.phases[phase as usize].is_empty()
     }
 
-    /// Takes for what is not fetched what the machine was installed from.
-    pub(super) fn assuming(&self, stored: Option<&Origin>) -> Self {
+    /// Takes for what is not fetched what the machine was installed from. By that a machine is planned, and its checkpoints are
+    /// recorded.
+    pub fn assuming(&self, existing: Option<&Existing>) -> Self {
+        let stored = existing.and_then(Existing::origin);
         let mut assumed = self.clone();
         for (name, digest) in &mut assumed.origin.resources {
-            *digest = digest.or_else(|| stored.and_then(|stored| *stored.resources.get(name)?));
+            *digest = digest.or_else(|| *stored.as_ref()?.resources.get(name)?);
         }
         assumed
     }

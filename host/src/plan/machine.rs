@@ -22,14 +22,11 @@ pub fn plan(
     existing: Option<&Existing>,
     options: &Options,
 ) -> Result<MachinePlan, PlanError> {
-    let stored = match existing {
-        None => None,
-        Some(existing) => match &existing.domain.metadata {
-            None => return Err(PlanError::ForeignDomain(machine.to_owned())),
-            Some(metadata) => serde_json::from_value::<Origin>(metadata.origin.clone()).ok(),
-        },
-    };
-    let wanted = wanted.assuming(stored.as_ref());
+    if existing.is_some_and(|existing| existing.domain.metadata.is_none()) {
+        return Err(PlanError::ForeignDomain(machine.to_owned()));
+    }
+    let stored = existing.and_then(Existing::origin);
+    let wanted = wanted.assuming(existing);
     let allows = |gate| options.allowed.contains(&gate);
     let checkpoints = verdicts(project, &wanted, existing, options);
     let valid = |checkpoint| checkpoints.get(&checkpoint) == Some(&Verdict::Valid);

@@ -32,7 +32,7 @@ pub use schedule::{Capacity, Demand, Schedule};
 use crate::{
     base::{Checkpoint, Phase},
     farm::{Gate, PhaseRules},
-    hypervisor::{Domain, Snapshot},
+    hypervisor::{Domain, DomainState, Snapshot},
 };
 
 /// What a hypervisor has of a machine.
@@ -42,6 +42,18 @@ pub struct Existing {
     pub domain: Domain,
     /// The domain's snapshots.
     pub snapshots: Vec<Snapshot>,
+}
+
+impl Existing {
+    /// Whether it takes memory and CPUs now.
+    pub fn is_active(&self) -> bool {
+        matches!(self.domain.state, DomainState::Running | DomainState::Paused)
+    }
+
+    /// What it was installed from; nothing when another version of farmhand made it.
+    fn origin(&self) -> Option<Origin> {
+        serde_json::from_value(self.domain.metadata.as_ref()?.origin.clone()).ok()
+    }
 }
 
 /// What the user lets a run do.

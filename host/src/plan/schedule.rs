@@ -14,6 +14,8 @@ pub struct Demand {
     pub memory: u64,
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// Whether it runs already: then it takes that before it is worked on, too.
+    pub runs: bool,
 }
 
 /// What a hypervisor has for the machines of a run.
@@ -48,12 +50,25 @@ impl Load {
                 && self.memory.saturating_add(demand.memory) <= capacity.memory
                 && self.vcpus.saturating_add(demand.vcpus) <= capacity.vcpus)
     }
+
+    fn add(&mut self, demand: &Demand) {
+        self.machines += 1;
+        self.memory = self.memory.saturating_add(demand.memory);
+        self.vcpus = self.vcpus.saturating_add(demand.vcpus);
+    }
+
+    fn remove(&mut self, demand: &Demand) {
+        self.machines = self.machines.saturating_sub(1);
+        self.memory = self.memory.saturating_sub(demand.memory);
+        self.vcpus = self.vcpus.saturating_sub(demand.vcpus);
+    }
 }
 
 /// The order of a run: which machine is begun next, given those that are being worked on.
 ///
 /// Machines are begun in the order of the farm. On one hypervisor none overtakes another, so that a large machine gets its turn
-/// however many small ones there are; a hypervisor that is full does not hold up the others.
+/// however many small ones there are; a hypervisor that is full does not hold up the others. A machine that runs already takes
+/// nothing more, so it waits for none.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     waiting: VecDeque<(usize, Demand)>,
@@ -66,9 +81,20 @@ pub struct Schedule {
 impl Schedule {
     /// A schedule for machines that are known by their place in `demands`. At most `jobs` are worked on at once.
     pub fn new(demands: &[Demand], capacities: Vec<Capacity>, jobs: Option<NonZeroUsize>) -> Self {
-        let loads = vec![Load::default(); capacities.len()];
+        let mut loads = vec![Load::default(); capacities.len()];
+        for demand in demands.iter().filter(|demand| demand.runs) {
+            if let Some(load) = loads.get_mut(demand.hypervisor) {
+                load.add(demand);
+            }
+        }
         let waiting = demands.iter().copied().enumerate().collect();
         Self { waiting, busy: BTreeMap::new(), loads, capacities, jobs }
+    }
+
+    fn fits(&self, demand: &Demand) -> bool {
+        let load = self.loads.get(demand.hypervisor).copied().unwrap_or_default();
+        let capacity = self.capacities.get(demand.hypervisor).copied().unwrap_or(Capacity::UNBOUNDED);
+        demand.runs || load.takes(demand, &capacity)
     }
 
     /// The next machine to begin; none when one that is being worked on has to end first, or none is left.
@@ -77,50 +103,51 @@ impl Schedule {
             return None;
         }
         let mut full = BTreeSet::new();
-        let fits = |(_, demand): &(usize, Demand)| {
-            let at = demand.hypervisor;
-            let load = self.loads.get(at).copied().unwrap_or_default();
-            let capacity = self.capacities.get(at).copied().unwrap_or(Capacity::UNBOUNDED);
-            let fits = !full.contains(&at) && load.takes(demand, &capacity);
+        let place = self.waiting.iter().position(|(_, demand)| {
+            let fits = self.fits(demand) && (demand.runs || !full.contains(&demand.hypervisor));
             if !fits {
-                full.insert(at);
+                full.insert(demand.hypervisor);
             }
-            fits || full.len() == self.capacities.len()
-        };
-        let place = self.waiting.iter().position(fits)?;
-        let (_, demand) = *self.waiting.get(place)?;
-        if full.contains(&demand.hypervisor) {
-            return None;
-        }
+            fits
+        })?;
         let (machine, demand) = self.waiting.remove(place)?;
-        self.change(&demand, |load, demand| Load {
-            machines: load.machines + 1,
-            memory: load.memory.saturating_add(demand.memory),
-            vcpus: load.vcpus.saturating_add(demand.vcpus),
-        });
+        if let Some(load) = self.loads.get_mut(demand.hypervisor).filter(|_| !demand.runs) {
+            load.add(&demand);
+        }
         self.busy.insert(machine, demand);
         Some(machine)
     }
 
-    /// A machine's work has ended.
-    pub fn end(&mut self, machine: usize) {
-        if let Some(demand) = self.busy.remove(&machine) {
-            self.change(&demand, |load, demand| Load {
-                machines: load.machines.saturating_sub(1),
-                memory: load.memory.saturating_sub(demand.memory),
-                vcpus: load.vcpus.saturating_sub(demand.vcpus),
-            });
+    /// A machine's work has ended. What it takes is free again unless it still runs.
+    pub fn end(&mut self, machine: usize, runs: bool) {
+        if let Some(demand) = self.busy.remove(&machine)
+            && let Some(load) = self.loads.get_mut(demand.hypervisor).filter(|_| !runs)
+        {
+            load.remove(&demand);
         }
+    }
+
+    /// Takes out those whose turn never comes: beside machines that run on they do not fit, and nothing that could make room is
+    /// worked on there any more.
+    pub fn crowded_out(&mut self) -> Vec<usize> {
+        let running = self.waiting.iter().filter(|(_, demand)| demand.runs).map(|(_, demand)| demand);
+        let mut goes_on: BTreeSet<_> =
+            self.busy.values().chain(running).map(|demand| demand.hypervisor).collect();
+        let stays = |(_, demand): &(usize, Demand)| {
+            // Those behind one that begins wait for it.
+            let stays = goes_on.contains(&demand.hypervisor) || self.fits(demand);
+            if stays {
+                goes_on.insert(demand.hypervisor);
+            }
+            stays
+        };
+        let (waiting, out): (Vec<_>, Vec<_>) = self.waiting.iter().copied().partition(stays);
+        self.waiting = waiting.into();
+        out.into_iter().map(|(machine, _)| machine).collect()
     }
 
     /// Takes all machines out that were not begun, in order.
     pub fn give_up(&mut self) -> Vec<usize> {
         self.waiting.drain(..).map(|(machine, _)| machine).collect()
-    }
-
-    fn change(&mut self, demand: &Demand, change: impl Fn(Load, &Demand) -> Load) {
-        if let Some(load) = self.loads.get_mut(demand.hypervisor) {
-            *load = change(*load, demand);
-        }
     }
 }

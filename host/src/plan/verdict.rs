@@ -20,6 +20,7 @@ pub(super) fn verdicts(
 ) -> IndexMap<Checkpoint, Verdict> {
     let mut stale_below: Option<Checkpoint> = None;
     let mut old_below: Option<Checkpoint> = None;
+    let mut below: Option<(Checkpoint, &Snapshot)> = None;
     let mut verdicts = IndexMap::new();
     for checkpoint in Checkpoint::ALL {
         if checkpoint.phase().is_some_and(|phase| !wanted.has_steps(phase)) {
@@ -31,7 +32,8 @@ pub(super) fn verdicts(
             continue;
         };
         let difference = wanted.difference(checkpoint, &snapshot.description);
-        let age = too_old(wanted, checkpoint, snapshot, options);
+        let age = too_old(wanted, checkpoint, snapshot, options).or_else(|| older_than(below?, snapshot));
+        below = Some((checkpoint, snapshot));
         // A key is over all keys below it, so one that holds is enough; its age is not.
         let verdict = match (difference, stale_below, old_below) {
             (Some(_), Some(below), _) | (None, _, Some(below)) => {
@@ -49,6 +51,11 @@ pub(super) fn verdicts(
         verdicts.insert(checkpoint, verdict);
     }
     verdicts
+}
+
+/// Whether what a checkpoint stands on was made anew after it: its own key may be the same as before.
+fn older_than((below, under): (Checkpoint, &Snapshot), snapshot: &Snapshot) -> Option<String> {
+    (snapshot.creation_time < under.creation_time).then(|| format!("{below} was made anew after it"))
 }
 
 /// Why a checkpoint's age is too great, if it is.

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use super::RunId;
 use crate::{
-    base::Phase,
+    base::{Phase, plain_lines},
     guest::Stream,
     plan::{MachinePlan, Operation},
 };
@@ -29,7 +29,7 @@ impl TimedEvent {
         let now = Timestamp::now();
         // It fits: it has just been a time. What is below a millisecond is not written, so it is not kept either.
         let at = Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now);
-        Self { at, event }
+        Self { at, event: event.plain() }
     }
 }
 
@@ -206,6 +206,35 @@ pub enum Event {
 }
 
 impl Event {
+    /// The event with nothing in its texts that a terminal would act on: errors cite what guests say.
+    fn plain(mut self) -> Self {
+        let clean = |text: &mut String| *text = plain_lines(text);
+        match &mut self {
+            Self::MachineSkipped { reason: text, .. }
+            | Self::OperationStarted { reason: text, .. }
+            | Self::Progress { message: text, .. }
+            | Self::StepFinished { summary: text, .. }
+            | Self::Output { line: text, .. }
+            | Self::Log { line: text, .. } => clean(text),
+            Self::StepRetried { retried, .. } | Self::PhaseRetried { retried, .. } => {
+                retried.causes.iter_mut().for_each(clean);
+            }
+            Self::OperationFailed { failure, .. } | Self::MachineFinished { failure: Some(failure), .. } => {
+                let Failure { during: _, step: _, causes, help, last_output } = failure;
+                causes.iter_mut().chain(help).chain(last_output).for_each(clean);
+            }
+            Self::RunStarted { .. }
+            | Self::Interrupted
+            | Self::Replanned { .. }
+            | Self::MachineStarted { .. }
+            | Self::OperationFinished { .. }
+            | Self::StepStarted { .. }
+            | Self::MachineFinished { failure: None, .. }
+            | Self::RunFinished { .. } => {}
+        }
+        self
+    }
+
     /// The machine that it is about; `None` when it is about the whole run.
     pub fn machine(&self) -> Option<&str> {
         match self {
@@ -277,5 +306,39 @@ pub trait EventSink: Send + Sync {
 impl<F: Fn(Event) + Send + Sync> EventSink for F {
     fn emit(&self, event: Event) {
         self(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_event_brings_escape_sequences_of_a_guest() {
+        let machine = || "m".to_owned();
+        let text = || "a key\x1b]0;title\x07 of \x1b[2Janother\ttype\nsecond \u{202e}line\r".to_owned();
+        let failure = || Failure {
+            during: "startup".to_owned(),
+            step: None,
+            causes: vec![text()],
+            help: Some(text()),
+            last_output: vec![text()],
+        };
+        let retried = || Retried { retry: 1, retries: 2, causes: vec![text()] };
+        let (phase, index, name) = (Phase::Main, 1, "step".to_owned());
+        for event in [
+            Event::Progress { machine: machine(), message: text() },
+            Event::Log { machine: machine(), level: Level::Warn, line: text() },
+            Event::MachineSkipped { machine: machine(), reason: text() },
+            Event::OperationFailed { machine: machine(), failure: failure() },
+            Event::MachineFinished { machine: machine(), failure: Some(failure()), seconds: 1.0 },
+            Event::PhaseRetried { machine: machine(), phase, retried: retried() },
+            Event::StepRetried { machine: machine(), phase, index, name, retried: retried() },
+        ] {
+            let written = serde_json::to_string(&TimedEvent::now(event)).unwrap();
+            assert!(written.contains(r"a key of another type\nsecond line"), "{written}");
+            let codes = [r"\u001b", r"\u0007", r"\r", r"\t", "\u{202e}"];
+            assert!(codes.iter().all(|code| !written.contains(code)), "{written}");
+        }
     }
 }

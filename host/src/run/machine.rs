@@ -54,6 +54,8 @@ async fn carry_out(site: &Site, job: &mut MachineJob, stop: &CancellationToken) 
     if let Err(error) = plan_anew_if_changed(site, job).await {
         return Some(fail(site, &name, "plan".to_owned(), error, Vec::new()));
     }
+    // As it was planned: what is installed now replaces it.
+    job.wanted = job.wanted.assuming(job.existing.as_ref());
     let mut first_failure = None;
     let kept = site.probes.as_ref().map(|folder| state::probes_file(folder, &name));
     let mut life = Life { probes: Arc::new(state::open(kept.clone()).await), ..Life::default() };

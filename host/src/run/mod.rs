@@ -47,9 +47,9 @@ pub use storage::{Fetched, ProgressInWords, Seed, Storage, StorageError};
 
 use crate::{
     base::{Checkpoint, Login},
-    farm::{DomainInputs, Machine, Project, Timeouts},
+    farm::{DomainInputs, Gate, Machine, Project, Timeouts},
     guest::{Connector, Way},
-    hypervisor::{Hypervisor, NewNetwork},
+    hypervisor::{DomainState, Hypervisor, NewNetwork},
     module::ResolvedSteps,
     plan::{Capacity, Demand, Existing, MachinePlan, Options, Schedule, Wanted},
 };
@@ -215,6 +215,10 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
                 events.emit(Event::MachineSkipped { machine: job.machine.name, reason: reason.clone() });
             }
         }
+        for job in schedule.crowded_out().into_iter().filter_map(|machine| waiting[machine].take()) {
+            summary.skipped += 1;
+            events.emit(Event::MachineSkipped { machine: job.machine.name, reason: CROWDED_OUT.to_owned() });
+        }
         while let Some(machine) = schedule.begin() {
             let Some(job) = waiting.get_mut(machine).and_then(Option::take) else { continue };
             let name = job.machine.name.clone();
@@ -225,9 +229,9 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
             ended = tasks.join_next_with_id() => ended,
             () = stop.cancelled(), if !stopping => continue,
         };
-        let (id, failed) = match ended {
+        let (id, Ended { failed, runs }) = match ended {
             None => break,
-            Some(Ok((id, failed))) => (id, failed),
+            Some(Ok((id, ended))) => (id, ended),
             Some(Err(error)) => {
                 // A bug of ours in one machine's work must not take the others along.
                 let machine = names.get(&error.id()).map(|(_, name)| name.clone()).unwrap_or_default();
@@ -240,7 +244,7 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
                     last_output: Vec::new(),
                 };
                 events.emit(Event::MachineFinished { machine, failure: Some(failure), seconds: 0.0 });
-                (error.id(), true)
+                (error.id(), Ended { failed: true, runs: true })
             }
         };
         if failed {
@@ -249,7 +253,7 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
             summary.passed += 1
         }
         if let Some((machine, _)) = names.remove(&id) {
-            schedule.end(machine);
+            schedule.end(machine, runs);
         }
     }
     let Summary { passed, failed, skipped } = summary;
@@ -257,13 +261,37 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
     summary
 }
 
-/// Works on one machine. Gives whether it failed.
-async fn work(job: MachineJob, stop: CancellationToken) -> bool {
+/// Why a machine is not begun beside those that run on.
+const CROWDED_OUT: &str = "machines that were left running take what it needs of its hypervisor; shut some down \
+    (`farmhand up MACHINE --only shutdown`), or do not leave `shutdown` out";
+
+/// How the work on a machine ended.
+struct Ended {
+    failed: bool,
+    /// Whether it still runs, and takes what it takes. What can't be asked is taken to.
+    runs: bool,
+}
+
+/// Works on one machine.
+async fn work(job: MachineJob, stop: CancellationToken) -> Ended {
     let begun = Instant::now();
-    let (events, machine) = (job.site.events.clone(), job.machine.name.clone());
-    events.emit(Event::MachineStarted { machine: machine.clone() });
+    let (site, machine) = (job.site.clone(), job.machine.name.clone());
+    let ran = job.demand.runs;
+    let shuts_down = job.options.allowed.contains(&Gate::Shutdown);
+    site.events.emit(Event::MachineStarted { machine: machine.clone() });
     let failure = machine::run(job, &stop).await;
     let failed = failure.is_some();
-    events.emit(Event::MachineFinished { machine, failure, seconds: begun.elapsed().as_secs_f64() });
-    failed
+    let runs = match &failure {
+        None if shuts_down => false,
+        // Another run works on it.
+        Some(failure) if failure.during == "lock" => ran,
+        _ => match site.hypervisor.domain(&machine).await {
+            Ok(domain) => domain
+                .is_some_and(|domain| matches!(domain.state, DomainState::Running | DomainState::Paused)),
+            Err(_) => true,
+        },
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    site.events.emit(Event::MachineFinished { machine, failure, seconds });
+    Ended { failed, runs }
 }

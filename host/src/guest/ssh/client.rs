@@ -6,7 +6,8 @@ use std::{
 };
 
 use russh::{
-    client::{DisconnectReason, Handler, Session},
+    Channel,
+    client::{ChannelOpenHandle, DisconnectReason, Handler, Msg, Session},
     keys::{HashAlg, PublicKey, PublicKeyOrCertificate, ssh_key},
 };
 
@@ -78,6 +79,12 @@ pub(super) fn fingerprint(key: &ssh_key::public::KeyData) -> String {
     key.fingerprint(HashAlg::Sha256).to_string()
 }
 
+/// Refuses a channel: that is what dropping the question does.
+fn refuse(question: ChannelOpenHandle) -> Result<(), ClientError> {
+    drop(question);
+    Ok(())
+}
+
 impl Handler for Client {
     type Error = ClientError;
 
@@ -97,6 +104,83 @@ impl Handler for Client {
     async fn auth_banner(&mut self, banner: &str, _session: &mut Session) -> Result<(), ClientError> {
         self.notes.lock().banner = one_line(banner.as_bytes());
         Ok(())
+    }
+
+    // A server has no reason to open a channel. russh accepts all kinds that it knows, and keeps each.
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), ClientError> {
+        refuse(reply)
+    }
+
+    async fn server_channel_open_forwarded_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), ClientError> {
+        refuse(reply)
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), ClientError> {
+        refuse(reply)
+    }
+
+    async fn server_channel_open_session(
+        &mut self,
+        _: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), ClientError> {
+        refuse(reply)
+    }
+
+    async fn server_channel_open_direct_tcpip(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), ClientError> {
+        refuse(reply)
+    }
+
+    async fn server_channel_open_direct_streamlocal(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), ClientError> {
+        refuse(reply)
+    }
+
+    async fn server_channel_open_x11(
+        &mut self,
+        _: Channel<Msg>,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), ClientError> {
+        refuse(reply)
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<ClientError>) -> Result<(), ClientError> {

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     base::Login,
-    guest::{Connection, Connector, Endpoint, GuestError},
+    guest::{Connection, Connector, Endpoint, GuestError, one_line},
 };
 
 /// When a connection has brought no word for this long, a second one is made beside it. The first packet after a revert is lost
@@ -68,33 +68,44 @@ impl Connector for SshConnector {
         login: &Login,
         limit: Duration,
     ) -> Result<Connection, GuestError> {
-        let start = Instant::now();
-        let attempt = Attempt::new(endpoint, login).await?;
-        let mut silence = if endpoint.jump.is_some() { LONGEST_SILENCE } else { FIRST_SILENCE };
-        let mut pause = FIRST_PAUSE;
-        let mut last = None;
-        loop {
-            let tried = Instant::now();
-            // What the last try said tells more than that there was no time for another.
-            match timeout_at(start + limit, attempt.run(silence)).await {
-                Ok(Ok(connection)) => return Ok(connection),
-                Ok(Err(Failure::Final(error))) => return Err(error),
-                Ok(Err(Failure::Again(message))) => last = Some(message),
-                Err(_) => {}
-            }
-            let next = tried + pause;
-            if next.max(Instant::now()) >= start + limit {
-                let message = last.unwrap_or_else(|| "it did not answer".into());
-                return Err(GuestError::Unreachable {
-                    address: attempt.address,
-                    waited: start.elapsed(),
-                    message,
-                });
-            }
-            sleep_until(next).await;
-            silence = (silence * 2).min(LONGEST_SILENCE);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+        let (link, host_key) = connect(endpoint, login, limit).await?;
+        let endpoint = Endpoint { host_key: Some(host_key.clone()), ..endpoint.clone() };
+        Ok(Connection { guest: Arc::new(SshGuest::new(link, endpoint)), host_key })
+    }
+}
+
+/// Tries until there is a connection. Gives the host key that the guest has shown, too.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    login: &Login,
+    limit: Duration,
+) -> Result<(Arc<Link>, String), GuestError> {
+    let start = Instant::now();
+    let attempt = Attempt::new(endpoint, login).await?;
+    let mut silence = if endpoint.jump.is_some() { LONGEST_SILENCE } else { FIRST_SILENCE };
+    let mut pause = FIRST_PAUSE;
+    let mut last = None;
+    loop {
+        let tried = Instant::now();
+        // What the last try said tells more than that there was no time for another.
+        match timeout_at(start + limit, attempt.run(silence)).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(Failure::Final(error))) => return Err(error),
+            Ok(Err(Failure::Again(message))) => last = Some(message),
+            Err(_) => {}
         }
+        let next = tried + pause;
+        if next.max(Instant::now()) >= start + limit {
+            let message = last.unwrap_or_else(|| "it did not answer".into());
+            return Err(GuestError::Unreachable {
+                address: attempt.address,
+                waited: start.elapsed(),
+                message,
+            });
+        }
+        sleep_until(next).await;
+        silence = (silence * 2).min(LONGEST_SILENCE);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -149,7 +160,7 @@ impl Attempt {
     }
 
     /// One try. Waits `silence` for the guest's first word, and then as long as a slow guest needs.
-    async fn run(&self, silence: Duration) -> Result<Connection, Failure> {
+    async fn run(&self, silence: Duration) -> Result<(Arc<Link>, String), Failure> {
         let again = |message: String| Failure::Again(message);
         let spoken = timeout(silence, self.knock()).await;
         let Spoken { connecting, keep_open, notes } =
@@ -178,8 +189,7 @@ impl Attempt {
         let shown = notes.lock().host_key.clone();
         let host_key =
             shown.and_then(|key| one_line_form(&key)).ok_or_else(|| again("it showed no host key".into()))?;
-        let link = Link::new(handle, keep_open, notes, self.login.clone());
-        Ok(Connection { guest: Arc::new(SshGuest::new(link)), host_key })
+        Ok((Link::new(handle, keep_open, notes, self.login.clone()), host_key))
     }
 
     /// Gets the guest to speak: by one connection, or by a second one beside it.
@@ -254,7 +264,10 @@ impl Attempt {
             (
                 ClientError::Ssh(russh::Error::NoCommonAlgo { kind: AlgorithmKind::Key, theirs, .. }),
                 Some(pinned),
-            ) => changed(format!("of another type ({})", theirs.join(", ")), fingerprint(pinned.key_data())),
+            ) => changed(
+                format!("of another type ({})", one_line(theirs.join(", ").as_bytes())),
+                fingerprint(pinned.key_data()),
+            ),
             (ClientError::Ssh(error), _) => Failure::Again(error.to_string()),
         }
     }

@@ -1,9 +1,13 @@
 //! A guest at the other end of an SSH connection.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
-use futures::stream;
+use futures::{future::join_all, stream};
 use russh::{
     Channel, Disconnect,
     client::{Handle, Msg},
@@ -16,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     client::{Client, Notes},
+    connector,
     running::Running,
     script::Invocation,
     stream::KeepOpen,
@@ -23,7 +28,7 @@ use super::{
 use crate::{
     base::Login,
     guest::{
-        Command, Exit, FileContent, FileSink, Guest, GuestError, OutputSink,
+        Command, Endpoint, Exit, FileContent, FileSink, Guest, GuestError, OutputSink,
         files::{self, Feed},
     },
 };
@@ -39,15 +44,21 @@ const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long is waited, before a connection is ended, for commands that are being ended: TERM, KILL and their pauses.
 const ENDING: Duration = Duration::from_secs(12);
+/// How long another connection to a guest that has one may take.
+const ANOTHER: Duration = Duration::from_secs(60);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// A guest at the other end of an SSH connection. Dropping it ends the connection.
 pub struct SshGuest {
     link: Arc<Link>,
+    /// Where it is, with the host key that it has shown.
+    endpoint: Endpoint,
+    /// The connections for what may be left unread; those that nobody has any more are used again. None once it is closed.
+    others: Mutex<Option<Vec<Arc<Link>>>>,
 }
 
-/// The connection that a guest and its commands share.
+/// A connection that a guest and its commands share.
 pub(super) struct Link {
     handle: Handle<Client>,
     notes: Arc<Notes>,
@@ -79,6 +90,17 @@ impl Link {
 
     pub(super) fn login(&self) -> &Login {
         &self.login
+    }
+
+    /// Commands that wait for their turn are told that it is closed. Then it waits for those that are being ended: without a
+    /// connection, what was given up would go on in the guest.
+    async fn close(&self) {
+        self.notes.lock().end.get_or_insert_with(|| "it was closed".into());
+        self.commands.close();
+        self.being_ended.close();
+        let _ = timeout(ENDING, self.being_ended.wait()).await;
+        let goodbye = self.handle.disconnect(Disconnect::ByApplication, "", "");
+        let _ = timeout(GOODBYE, goodbye).await;
     }
 
     /// The connection is gone: why.
@@ -122,8 +144,21 @@ impl Link {
 }
 
 impl SshGuest {
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link }
+    /// A guest at `endpoint`, whose host key is pinned, over an open connection.
+    pub(super) fn new(link: Arc<Link>, endpoint: Endpoint) -> Self {
+        Self { link, endpoint, others: Mutex::new(Some(Vec::new())) }
+    }
+
+    fn others(&self) -> MutexGuard<'_, Option<Vec<Arc<Link>>>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection that no command has, also none that is being ended.
+    fn spare(&self) -> Option<Arc<Link>> {
+        let mut others = self.others();
+        let others = others.as_mut()?;
+        others.retain(|link| !link.handle.is_closed());
+        others.iter().find(|link| Arc::strong_count(link) == 1).cloned()
     }
 }
 
@@ -159,15 +194,23 @@ impl Guest for SshGuest {
         files::write(self, path, content, mode, r#become).await
     }
 
+    /// russh reads a connection in one task, which waits with all channels for the one whose reader is behind; and it opens a
+    /// channel's window anew when data comes, not when it is read. So nothing less than a connection is held up.
+    async fn apart(&self) -> Result<Option<Arc<dyn Guest>>, GuestError> {
+        let link = match self.spare() {
+            Some(link) => link,
+            None => {
+                let (link, _) = connector::connect(&self.endpoint, &self.link.login, ANOTHER).await?;
+                self.others().as_mut().ok_or_else(|| self.link.lost())?.push(link.clone());
+                link
+            }
+        };
+        Ok(Some(Arc::new(Self::new(link, self.endpoint.clone()))))
+    }
+
     async fn close(&self) {
-        self.link.notes.lock().end.get_or_insert_with(|| "it was closed".into());
-        // Commands that wait for their turn are told as well.
-        self.link.commands.close();
-        // Without a connection, what was given up would go on in the guest.
-        self.link.being_ended.close();
-        let _ = timeout(ENDING, self.link.being_ended.wait()).await;
-        let goodbye = self.link.handle.disconnect(Disconnect::ByApplication, "", "");
-        let _ = timeout(GOODBYE, goodbye).await;
+        let others = self.others().take().unwrap_or_default();
+        join_all(others.iter().chain([&self.link]).map(|link| link.close())).await;
     }
 }
 

@@ -1,4 +1,5 @@
-//! Guests over SSH: one connection for a guest, and a channel of it for each command.
+//! Guests over SSH: one connection for a guest, and a channel of it for each command; more connections for what may be left
+//! unread.
 //!
 //! | part | does |
 //! |---|---|

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 
 use super::script::Invocation;
-use crate::guest::{Stream, capture::one_line};
+use crate::guest::{GuestError, Stream, capture::one_line};
 
 /// As much of what comes before the marker is kept for each stream: the last of it.
 const KEPT: usize = 64 << 10;
+/// The longest rest of the marker's line: the process group's number.
+const REST: usize = 64;
 
 /// What came on the two streams of a command up to the marker.
 pub(super) struct Preface {
@@ -28,23 +30,32 @@ impl Preface {
         }
     }
 
-    /// Takes the next chunk of a stream, and gives back what of it is the command's own output.
-    pub(super) fn push(&mut self, stream: Stream, chunk: Bytes) -> Bytes {
+    /// Takes the next chunk of a stream, and gives back what of it is the command's own output. The marker's line is written
+    /// at once by a shell, so one that does not end is a guest's that plays with farmhand.
+    pub(super) fn push(&mut self, stream: Stream, chunk: Bytes) -> Result<Bytes, GuestError> {
         let index = stream as usize;
         if self.seen[index] {
-            return chunk;
+            return Ok(chunk);
         }
         let before = &mut self.before[index];
+        // Further back it was looked for already.
+        let new = before.len().saturating_sub(self.marker.len() + REST);
         before.extend_from_slice(&chunk);
-        let Some(start) = find(before, self.marker.as_bytes()) else {
+        let Some(start) = find(&before[new..], self.marker.as_bytes()) else {
             if before.len() > 2 * KEPT {
                 before.drain(..before.len() - KEPT);
             }
-            return Bytes::new();
+            return Ok(Bytes::new());
         };
-        let trailer = start + self.marker.len();
-        let Some(length) = before[trailer..].iter().position(|byte| *byte == b'\n') else {
-            return Bytes::new();
+        let trailer = new + start + self.marker.len();
+        let rest = &before[trailer..];
+        let Some(length) = rest.iter().take(REST + 1).position(|byte| *byte == b'\n') else {
+            if rest.len() > REST {
+                before.clear();
+                let message = "a command's output began otherwise than its shell begins it";
+                return Err(GuestError::Disconnected(message.into()));
+            }
+            return Ok(Bytes::new());
         };
         if stream == Stream::Stderr {
             let group = std::str::from_utf8(&before[trailer..trailer + length]).ok();
@@ -52,8 +63,8 @@ impl Preface {
         }
         self.seen[index] = true;
         let rest = before.split_off(trailer + length + 1);
-        before.truncate(start);
-        rest.into()
+        before.truncate(new + start);
+        Ok(rest.into())
     }
 
     /// Whether the shell has started: the marker came on both streams.
@@ -120,14 +131,14 @@ mod tests {
             let (mut preface, mut own) = (preface(), Vec::new());
             for cut in cuts.into_iter().chain([bytes.len()]) {
                 let (chunk, rest) = bytes.split_at(cut.min(bytes.len()));
-                own.extend(preface.push(Stderr, Bytes::copy_from_slice(chunk)));
+                own.extend(preface.push(Stderr, Bytes::copy_from_slice(chunk)).unwrap());
                 bytes = rest;
             }
-            own.extend(preface.push(Stderr, Bytes::copy_from_slice(bytes)));
+            own.extend(preface.push(Stderr, Bytes::copy_from_slice(bytes)).unwrap());
             prop_assert_eq!(own, b"the command's MARK 1\n");
             prop_assert_eq!(preface.group(), Some(4711));
             prop_assert!(!preface.is_over());
-            prop_assert_eq!(preface.push(Stdout, Bytes::from_static(b"MARK\n")), Bytes::new());
+            prop_assert_eq!(preface.push(Stdout, Bytes::from_static(b"MARK\n")).unwrap(), Bytes::new());
             prop_assert!(preface.is_over());
         }
     }
@@ -136,9 +147,23 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let mut preface = preface();
         for _ in 0..100 {
-            preface.push(Stdout, vec![b'x'; KEPT / 3].into());
+            preface.push(Stdout, vec![b'x'; KEPT / 3].into()).unwrap();
         }
         assert!(preface.take_unmarked(Stdout).len() <= 2 * KEPT);
+    }
+
+    /// A hostile guest may have learnt the marker, and then never ends its line.
+    #[test]
+    fn a_marker_whose_line_does_not_end_is_an_error() {
+        for size in [1, 7, 1000] {
+            let mut preface = preface();
+            preface.push(Stdout, Bytes::from_static(b"lectureMARK")).unwrap();
+            let pushed = (0..100).map(|_| preface.push(Stdout, vec![b'x'; size].into()));
+            let refused = pushed.take_while(Result::is_ok).count();
+            assert!(refused <= REST, "{refused} chunks of {size} were taken");
+            preface.push(Stdout, vec![b'x'; size].into()).unwrap();
+            assert!(preface.take_unmarked(Stdout).len() <= size);
+        }
     }
 
     #[test]
@@ -158,7 +183,7 @@ mod tests {
             ),
         ] {
             let mut preface = preface();
-            preface.push(stream, Bytes::from_static(text.as_bytes()));
+            preface.push(stream, Bytes::from_static(text.as_bytes())).unwrap();
             assert_eq!(preface.words(), words);
         }
     }
@@ -167,7 +192,7 @@ mod tests {
     fn a_group_that_would_mean_everybody_is_not_taken() {
         for text in ["MARK 0\n", "MARK 1\n", "MARK -5\n", "MARK x\n", "MARK \n"] {
             let mut preface = preface();
-            preface.push(Stderr, Bytes::from_static(text.as_bytes()));
+            preface.push(Stderr, Bytes::from_static(text.as_bytes())).unwrap();
             assert_eq!(preface.group(), None, "{text}");
         }
     }

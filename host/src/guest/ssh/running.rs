@@ -1,6 +1,6 @@
 //! A command that runs in a guest.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -35,19 +35,24 @@ pub(super) struct Running(Option<Inner>);
 
 struct Inner {
     link: Arc<Link>,
-    read: ChannelReadHalf,
     write: ChannelWriteHalf<Msg>,
+    incoming: Incoming,
     invocation: Invocation,
     /// Whether the command was asked to run as another user, who then has to end it.
     r#become: bool,
-    preface: Preface,
-    exit: Option<Exit>,
     /// Whether all of its input, and the end of it, was sent.
     written: bool,
-    closed: bool,
     /// Whether it is ended by signals. The command that sends them is not.
     killable: bool,
     _leave: Option<OwnedSemaphorePermit>,
+}
+
+/// What comes from a command.
+struct Incoming {
+    read: ChannelReadHalf,
+    preface: Preface,
+    exit: Option<Exit>,
+    closed: bool,
 }
 
 /// What comes from the guest.
@@ -88,14 +93,11 @@ impl Running {
             let preface = Preface::new(&invocation);
             let inner = Inner {
                 link,
-                read,
                 write,
+                incoming: Incoming { read, preface, exit: None, closed: false },
                 invocation,
                 r#become,
-                preface,
-                exit: None,
                 written: false,
-                closed: false,
                 killable,
                 _leave: leave,
             };
@@ -121,7 +123,7 @@ impl Running {
             return Err(GuestError::Disconnected("the command has ended".into()));
         };
         let result = inner.run(stdin, input, output).await;
-        if inner.closed {
+        if inner.incoming.closed {
             self.0 = None;
         }
         result
@@ -156,8 +158,9 @@ impl Inner {
             self.r#become().await?;
         }
         // Both directions at once: a command may fill its output before it reads its input.
-        let Self { link, read, write, invocation, preface, exit, written, closed, .. } = self;
-        let mut writing = std::pin::pin!(write_all(write, invocation.line(), stdin, input));
+        let Self { link, write, incoming, invocation, written, .. } = self;
+        let Incoming { read, preface, exit, closed } = incoming;
+        let mut writing = pin!(write_all(write, invocation.line(), stdin, input));
         loop {
             let event = tokio::select! {
                 // What fails here shows in what comes from the guest.
@@ -169,7 +172,7 @@ impl Inner {
             };
             match event {
                 Some(Event::Output(stream, chunk)) => {
-                    let own = preface.push(stream, chunk);
+                    let own = preface.push(stream, chunk)?;
                     if !own.is_empty() {
                         output.write(stream, &own);
                     }
@@ -210,31 +213,32 @@ impl Inner {
         let password = password.as_ref().map(Secret::reveal).unwrap_or_default();
         let _ = self.write.data_bytes(Bytes::copy_from_slice(password.as_bytes())).await;
         let deadline = Instant::now() + BECOMING;
-        while !self.preface.is_over() {
-            let Ok(event) = timeout_at(deadline, next(&mut self.read, &mut self.exit)).await else {
-                let words = self.preface.words();
+        while !self.incoming.preface.is_over() {
+            let Ok(event) = timeout_at(deadline, self.incoming.next()).await else {
+                let words = self.incoming.preface.words();
                 return Err(
                     self.refused(format!("no answer within {} s; so far: {words}", BECOMING.as_secs()))
                 );
             };
             match event {
                 // The shell has printed nothing of the command yet.
-                Some(Event::Output(stream, chunk)) => drop(self.preface.push(stream, chunk)),
+                Some(Event::Output(stream, chunk)) => drop(self.incoming.preface.push(stream, chunk)?),
                 Some(Event::Exited) => {}
                 Some(Event::Refused | Event::Closed) => {
-                    self.closed = true;
-                    let words = self.preface.words();
-                    let ended = || self.exit.as_ref().map_or_else(|| "it ended".into(), Exit::to_string);
+                    self.incoming.closed = true;
+                    let words = self.incoming.preface.words();
+                    let ended =
+                        || self.incoming.exit.as_ref().map_or_else(|| "it ended".into(), Exit::to_string);
                     return Err(self.refused(if words.is_empty() { ended() } else { words }));
                 }
                 None => {
-                    self.closed = true;
+                    self.incoming.closed = true;
                     return Err(self.link.lost());
                 }
             }
             // sudo asks again after a wrong password; there is no other.
-            if self.preface.prompts() > 1 {
-                self.write_end().await;
+            if self.incoming.preface.prompts() > 1 {
+                write_end(&self.write, &mut self.written).await;
             }
         }
         Ok(())
@@ -251,35 +255,38 @@ impl Inner {
     /// send none to another user's.
     async fn end(&mut self) {
         // A shell that waits for its line, and a program that waits for a password, end by that.
-        self.write_end().await;
+        let Self { write, incoming, written, .. } = self;
+        incoming.while_read(write_end(write, written)).await;
         if self.killable {
-            let _ = timeout(GRACE, self.read_until(|inner| inner.preface.group().is_some())).await;
+            let _ =
+                timeout(GRACE, self.incoming.read_until(|incoming| incoming.preface.group().is_some())).await;
             for signal in ["TERM", "KILL"] {
-                let Some(group) = self.preface.group().filter(|_| self.exit.is_none() && !self.closed) else {
-                    break;
-                };
-                let _ = timeout(SIGNALLING, self.signal(signal, group)).await;
+                let Self { link, incoming, r#become, .. } = self;
+                let running = incoming.exit.is_none() && !incoming.closed;
+                let Some(group) = incoming.preface.group().filter(|_| running) else { break };
+                let _ = timeout(SIGNALLING, incoming.while_read(send(link, *r#become, signal, group))).await;
                 // The server closes the channel itself: until then it counts for it.
-                let _ = timeout(GRACE, self.read_until(|_| false)).await;
+                let _ = timeout(GRACE, incoming.read_until(|_| false)).await;
             }
         }
-        if !self.closed {
-            let _ = timeout(GRACE, self.write.close()).await;
-            self.closed = true;
+        let Self { write, incoming, .. } = self;
+        if !incoming.closed {
+            let _ = timeout(GRACE, incoming.while_read(write.close())).await;
+            incoming.closed = true;
         }
     }
+}
 
-    async fn write_end(&mut self) {
-        if !self.written {
-            self.written = true;
-            let _ = timeout(GRACE, self.write.eof()).await;
-        }
+impl Incoming {
+    /// The next event; `None` when the connection is lost.
+    async fn next(&mut self) -> Option<Event> {
+        next(&mut self.read, &mut self.exit).await
     }
 
     /// Reads on, so that a command that waits to be read can go, until `enough` or until the channel is closed.
     async fn read_until(&mut self, enough: impl Fn(&Self) -> bool) {
         while !self.closed && !enough(self) {
-            match next(&mut self.read, &mut self.exit).await {
+            match self.next().await {
                 Some(Event::Output(stream, chunk)) => drop(self.preface.push(stream, chunk)),
                 Some(Event::Exited) => {}
                 Some(Event::Refused | Event::Closed) | None => self.closed = true,
@@ -287,14 +294,31 @@ impl Inner {
         }
     }
 
-    async fn signal(&self, signal: &str, group: u32) -> Result<(), GuestError> {
-        let text = format!("kill -{signal} -{group}");
-        let command = Command { r#become: self.r#become, ..Command::new(["sh", "-c", &text]) };
-        let invocation = Invocation::new(&command, self.link.login())?;
-        let leave = self.link.ending().await;
-        let mut killer = Running::open(&self.link, invocation, self.r#become, leave, false).await?;
-        killer.run(&[], &mut stream::empty(), &mut Nowhere).await.map(drop)
+    /// Does something and reads on meanwhile: what is not read holds up the whole connection.
+    async fn while_read<R>(&mut self, work: impl Future<Output = R>) -> R {
+        let mut work = pin!(work);
+        tokio::select! {
+            done = &mut work => done,
+            () = self.read_until(|_| false) => work.await,
+        }
     }
+}
+
+async fn write_end(write: &ChannelWriteHalf<Msg>, written: &mut bool) {
+    if !*written {
+        *written = true;
+        let _ = timeout(GRACE, write.eof()).await;
+    }
+}
+
+/// Sends a signal to a process group, as root where the command was asked to run so.
+async fn send(link: &Arc<Link>, r#become: bool, signal: &str, group: u32) -> Result<(), GuestError> {
+    let text = format!("kill -{signal} -{group}");
+    let command = Command { r#become, ..Command::new(["sh", "-c", &text]) };
+    let invocation = Invocation::new(&command, link.login())?;
+    let leave = link.ending().await;
+    let mut killer = Running::open(link, invocation, r#become, leave, false).await?;
+    killer.run(&[], &mut stream::empty(), &mut Nowhere).await.map(drop)
 }
 
 /// Each piece is sent when the guest has room for it.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -19,7 +19,7 @@ use crate::{
     base::{BecomeMethod, Credential, Login, Secret},
     guest::{
         Captured, Command, Connector as _, Endpoint, Exit, Guest, GuestError, capture,
-        contract::{Subject, contract_tests},
+        contract::{First, Subject, contract_tests},
         facts,
     },
 };
@@ -326,6 +326,29 @@ mod ending {
         shell(&*guest, &format!("pkill -f 'sleep {mark}'")).await;
     }
 
+    /// What nobody reads holds up the whole connection, and with it what would end the command.
+    #[tokio::test]
+    async fn a_command_that_was_left_unread_is_gone_when_it_is_dropped() {
+        let sshd = Sshd::start();
+        let guest = sshd.connect().await.guest;
+        let mark = unique();
+        let command = Command::new(["yes", &mark]);
+        let (begun, mut output) = First::new();
+        {
+            let mut running = guest.exec(&command, &mut output);
+            tokio::select! {
+                ended = &mut running => panic!("{ended:?}"),
+                () = begun.notified() => {}
+            }
+            // More comes meanwhile than the connection keeps.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let dropped = Instant::now();
+        gone(&mark).await;
+        assert!(dropped.elapsed() < Duration::from_secs(2), "{:?}", dropped.elapsed());
+        assert_eq!(shell(&*guest, "echo ok").await.stdout, b"ok\n");
+    }
+
     #[tokio::test]
     async fn more_output_than_is_kept_flows_past() {
         let sshd = Sshd::start();
@@ -429,4 +452,6 @@ async fn clock_is_set_with_the_words_that_busybox_knows() {
     assert!(error.to_string().contains("not permitted"), "{error}");
 }
 
+mod hostile;
+mod through;
 mod users;

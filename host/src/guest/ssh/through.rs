@@ -1,16 +1,17 @@
 //! A connection that another host forwards: the standard input and output of an OpenSSH client.
 
 use std::{
+    convert::Infallible,
     io,
-    pin::Pin,
-    process::Stdio,
+    pin::{Pin, pin},
+    process::{ExitStatus, Stdio},
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Join, ReadBuf},
-    process::{Child, ChildStdin, ChildStdout, Command},
+    process::{ChildStdin, ChildStdout, Command},
     sync::oneshot,
     time::timeout,
 };
@@ -19,22 +20,26 @@ use crate::guest::{Jump, capture::one_line};
 
 /// How much is kept of what the client says about its failure.
 const WORDS: u64 = 4096;
-/// How long its words are waited for when the connection has ended.
+/// How long its own end and its words are waited for when the connection has ended.
 const WORDS_LIMIT: Duration = Duration::from_millis(500);
 
 /// The client's ends of the connection. Dropping it ends the client.
 pub(super) struct Through {
-    _client: Child,
+    _keep: oneshot::Sender<Infallible>,
     pipes: Join<ChildStdout, ChildStdin>,
 }
 
 /// What the client says when it fails.
-pub(super) struct Complaint(oneshot::Receiver<Vec<u8>>);
+pub(super) struct Complaint(oneshot::Receiver<(Option<ExitStatus>, Vec<u8>)>);
 
 impl Complaint {
-    /// The client's last line; `None` when it says nothing.
+    /// The client's last line; `None` when it says nothing, or when it did what it was to do: then the guest ended the
+    /// connection, and what was said on the way (banners, warnings) is not why.
     pub(super) async fn words(self) -> Option<String> {
-        let said = timeout(WORDS_LIMIT, self.0).await.ok()?.ok()?;
+        let (status, said) = timeout(2 * WORDS_LIMIT, self.0).await.ok()?.ok()?;
+        if status.is_some_and(|status| status.success()) {
+            return None;
+        }
         let text = String::from_utf8_lossy(&said);
         let last = text.lines().rfind(|line| !line.trim().is_empty())?;
         Some(one_line(last.as_bytes()))
@@ -58,14 +63,24 @@ pub(super) fn connect(jump: &Jump, host: &str, port: u16) -> io::Result<(Through
     let pipes = client.stdout.take().zip(client.stdin.take()).zip(client.stderr.take());
     let ((stdout, stdin), stderr) = pipes.ok_or(io::ErrorKind::BrokenPipe)?;
     let (said, complaint) = oneshot::channel();
+    let (keep, owner) = oneshot::channel();
     tokio::spawn(async move {
         let mut words = Vec::new();
-        // What can't be read of it is only less to tell.
-        let _ = stderr.take(WORDS).read_to_end(&mut words).await;
-        let _ = said.send(words);
+        let status = {
+            let mut ended = pin!(async {
+                // What can't be read of it is only less to tell.
+                let _ = stderr.take(WORDS).read_to_end(&mut words).await;
+                client.wait().await.ok()
+            });
+            tokio::select! {
+                status = &mut ended => status,
+                _ = owner => timeout(WORDS_LIMIT, ended).await.ok().flatten(),
+            }
+        };
+        let _ = said.send((status, words));
     });
     let pipes = tokio::io::join(stdout, stdin);
-    Ok((Through { _client: client, pipes }, Complaint(complaint)))
+    Ok((Through { _keep: keep, pipes }, Complaint(complaint)))
 }
 
 impl AsyncRead for Through {

@@ -35,7 +35,10 @@ pub(super) fn start(state: &mut State, lent: &Lent, command: wit::Command) -> To
         let queue = queue.clone();
         async move {
             let ended = {
-                let work = pin!(guest.exec(&admitted, &mut sink));
+                let work = pin!(async {
+                    // The module may let it wait to be read.
+                    guest.apart().await?.unwrap_or(guest).exec(&admitted, &mut sink).await
+                });
                 queue.hold_up(work).await
             };
             for (stream, rest) in sink.capture.finish() {

@@ -109,8 +109,8 @@ impl<T: Copy, E: Clone> Queue<T, E> {
         self.state().bytes >= WAITING
     }
 
-    /// Goes on with the guest's work only while the queue is not full. What is not read from the guest's connection is held
-    /// up by its flow control.
+    /// Goes on with the guest's work only while the queue is not full. A connection that is not read is held up as a whole by
+    /// its flow control, so the work has to be [apart](crate::guest::Guest::apart) from others.
     pub(super) async fn hold_up<R>(&self, mut work: Pin<&mut (impl Future<Output = R> + Send)>) -> R {
         poll_fn(|context| {
             if self.is_full() {

@@ -25,9 +25,12 @@ pub(super) async fn open(state: &mut State, lent: &Lent, path: String, r#become:
     let pieces = match lent {
         Lent::Answered(answers) => Pieces::play(answers.answer(&call())),
         Lent::Live { guest, notes } => {
+            // The module may let it wait to be read.
+            let apart = guest.apart().await.map_err(|error| told(&error))?;
+            let guest = apart.unwrap_or_else(|| guest.clone());
             let noted = notes.call(call);
             let limit = Limit { name: "streamed file size", bytes: state.limits.streamed_file_size };
-            Pieces::stream(guest.clone(), path.clone(), r#become, limit, state.secrets.clone(), noted)
+            Pieces::stream(guest, path.clone(), r#become, limit, state.secrets.clone(), noted)
         }
     };
     match pieces.queue.begun().await {

@@ -463,6 +463,20 @@ fn checkpoints_get_too_old() {
 }
 
 #[test]
+fn what_it_stands_on_is_not_made_after_it() {
+    let mut existing = existing(&wanted(), &Checkpoint::ALL);
+    existing.snapshots[1].creation_time = 900;
+    let reason = "dependencies was made anew after it".to_owned();
+    assert_eq!(verdict(&wanted(), &existing, Checkpoint::Init), Verdict::Stale(reason));
+    assert_eq!(operations(&wanted(), Some(&existing), &all())[..2], ["restore dependencies", "init"]);
+    existing.snapshots[2].creation_time = 900;
+    assert_eq!(verdict(&wanted(), &existing, Checkpoint::Init), Verdict::Valid);
+    // Whatever is not there, or has no steps, is not stood on.
+    existing.snapshots.remove(1);
+    assert_eq!(operations(&wanted(), Some(&existing), &all())[0], "restore init");
+}
+
+#[test]
 fn phases_are_tried_again_from_where_they_started() {
     let mut options = all();
     for phase in Phase::ALL {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::plan::{Capacity, Demand, Schedule};
 
 fn demand(hypervisor: usize, memory: u64) -> Demand {
-    Demand { hypervisor, memory, vcpus: 1 }
+    Demand { hypervisor, memory, vcpus: 1, runs: false }
 }
 
 fn capacity(memory: u64) -> Capacity {
@@ -21,7 +21,7 @@ fn small_machines_do_not_overtake_a_large_one() {
     let demands = [demand(0, 60), demand(0, 60), demand(0, 10)];
     let mut schedule = Schedule::new(&demands, vec![capacity(100)], None);
     assert_eq!(begin_all(&mut schedule), [0]);
-    schedule.end(0);
+    schedule.end(0, false);
     assert_eq!(begin_all(&mut schedule), [1, 2]);
 }
 
@@ -37,9 +37,9 @@ fn a_machine_larger_than_all_there_is_gets_it_alone() {
     let demands = [demand(0, 10), demand(0, 500), demand(0, 10)];
     let mut schedule = Schedule::new(&demands, vec![capacity(100)], None);
     assert_eq!(begin_all(&mut schedule), [0]);
-    schedule.end(0);
+    schedule.end(0, false);
     assert_eq!(begin_all(&mut schedule), [1]);
-    schedule.end(1);
+    schedule.end(1, false);
     assert_eq!(begin_all(&mut schedule), [2]);
 }
 
@@ -49,8 +49,38 @@ fn what_is_given_up_is_not_begun() {
     let mut schedule = Schedule::new(&demands, vec![capacity(100)], NonZeroUsize::new(1));
     assert_eq!(begin_all(&mut schedule), [0]);
     assert_eq!(schedule.give_up(), [1, 2]);
-    schedule.end(0);
+    schedule.end(0, false);
     assert_eq!(begin_all(&mut schedule), [0_usize; 0]);
+}
+
+#[test]
+fn what_runs_on_keeps_what_it_takes_and_crowds_others_out() {
+    let demands = [demand(0, 60), demand(0, 60), demand(0, 40), demand(0, 1), demand(1, 60)];
+    let mut schedule = Schedule::new(&demands, vec![capacity(100), capacity(100)], None);
+    assert_eq!(begin_all(&mut schedule), [0, 4]);
+    assert_eq!(schedule.crowded_out(), [0_usize; 0], "one that is worked on may make room");
+    schedule.end(0, true);
+    assert_eq!(begin_all(&mut schedule), [0_usize; 0]);
+    assert_eq!(schedule.crowded_out(), [1]);
+    assert_eq!(begin_all(&mut schedule), [2]);
+    assert_eq!(schedule.crowded_out(), [0_usize; 0]);
+    schedule.end(2, false);
+    assert_eq!(begin_all(&mut schedule), [3]);
+}
+
+#[test]
+fn what_runs_already_counts_and_waits_for_none() {
+    let running = |memory| Demand { runs: true, ..demand(0, memory) };
+    let demands = [demand(0, 60), demand(0, 60), running(50), running(40)];
+    let mut schedule = Schedule::new(&demands, vec![capacity(100)], NonZeroUsize::new(1));
+    assert_eq!(schedule.crowded_out(), [0_usize; 0]);
+    assert_eq!(begin_all(&mut schedule), [2]);
+    schedule.end(2, false);
+    assert_eq!(begin_all(&mut schedule), [0]);
+    schedule.end(0, false);
+    assert_eq!(begin_all(&mut schedule), [1]);
+    schedule.end(1, false);
+    assert_eq!(begin_all(&mut schedule), [3]);
 }
 
 proptest! {
@@ -64,7 +94,7 @@ proptest! {
         ends in prop::collection::vec(any::<prop::sample::Index>(), 40),
     ) {
         let demands: Vec<_> =
-            demands.into_iter().map(|(hypervisor, memory, vcpus)| Demand { hypervisor, memory, vcpus }).collect();
+            demands.into_iter().map(|(hypervisor, memory, vcpus)| Demand { hypervisor, memory, vcpus, runs: false }).collect();
         let caps: Vec<_> = caps.into_iter()
             .map(|(memory, vcpus, machines)| Capacity { memory, vcpus, machines: machines.and_then(NonZeroUsize::new) })
             .collect();
@@ -90,7 +120,7 @@ proptest! {
                 break;
             }
             let ended = busy.swap_remove(end.index(busy.len()));
-            schedule.end(ended);
+            schedule.end(ended, false);
         }
         prop_assert!(busy.is_empty() && schedule.begin().is_none(), "all had their turn");
         prop_assert_eq!(order.iter().map(Vec::len).sum::<usize>(), demands.len());

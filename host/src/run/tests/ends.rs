@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     base::{Checkpoint, Phase},
+    farm::Gate,
     hypervisor::{DomainState, Hypervisor as _, simulated::Method},
     plan::Capacity,
     run::{Event, Summary},
@@ -98,4 +99,24 @@ async fn a_machine_that_another_run_changed_meanwhile_is_planned_for_anew() {
     assert_eq!(ran.operations("a")[..2], ["restore dependencies", "init"]);
     let reverts = world.hypervisor.calls().iter().filter(|call| call.method == Method::Revert).count();
     assert_eq!(reverts, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_that_are_left_running_keep_their_memory() {
+    let mut world = World::new(["a", "b", "c", "d"]);
+    let one = world.farm.machines["a"].ram;
+    world.capacity.memory = 2 * one;
+    world.allowed.remove(&Gate::Shutdown);
+    let ran = world.up().await;
+    assert_eq!(ran.summary, Some(Summary { passed: 2, failed: 0, skipped: 2 }));
+    let skipped = skipped(&ran);
+    assert_eq!(skipped.len(), 2);
+    for (machine, skipped) in ["c: ", "d: "].iter().zip(&skipped) {
+        assert!(skipped.starts_with(machine) && skipped.contains("--only shutdown"), "{skipped}");
+    }
+    // Those that run are worked on again, and with them off there is room for the others.
+    let ran = world.up().await;
+    assert_eq!(ran.summary, Some(Summary { passed: 2, failed: 0, skipped: 2 }));
+    world.allowed.insert(Gate::Shutdown);
+    world.passes().await;
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -24,12 +27,14 @@ pub(super) struct Images {
     pub(super) disks: Mutex<BTreeSet<String>>,
     /// A machine whose image can't be fetched, and why.
     pub(super) missing: Mutex<HashMap<String, String>>,
+    /// Whether the images are no longer in the cache, so that their digests are not known before they are fetched again.
+    pub(super) forgotten: AtomicBool,
 }
 
 impl Images {
     /// The same images and disks, with troubles of their own.
     pub(super) fn fork(&self) -> Self {
-        Self { disks: Mutex::new(self.disks.lock().unwrap().clone()), missing: Mutex::default() }
+        Self { disks: Mutex::new(self.disks.lock().unwrap().clone()), ..Self::default() }
     }
 }
 
@@ -42,7 +47,7 @@ impl Storage for Images {
     fn known(&self, machine: &Machine) -> IndexMap<String, Option<Digest>> {
         let known = |(name, resource): (String, &Resource)| {
             let digest = digest(&name, &resource.uri);
-            (name, Some(digest))
+            (name, (!self.forgotten.load(Ordering::Relaxed)).then_some(digest))
         };
         machine.resources().into_iter().map(known).collect()
     }

@@ -23,7 +23,7 @@ use crate::{
         simulated::{Answer, SimulatedConnector, SimulatedGuest},
     },
     hypervisor::{DomainState, Hypervisor as _, Networks as _, NewNetwork, Snapshot, simulated::Simulated},
-    plan::{self, Capacity, Demand, Member, Operation, Options, Origin, Placed, Wanted},
+    plan::{self, Capacity, Demand, Existing, Member, Operation, Options, Origin, Placed, Wanted},
     run::{
         Event, EventSink, Failure, Journal, Locks, MachineJob, Orders, Ports, Recovered, Site, Storage as _,
         Summary, domain_inputs, look, run,
@@ -224,8 +224,9 @@ impl World {
             let project = &self.farm.config.project;
             let plan = plan::plan(name, project, &wanted, existing.as_ref(), &options).unwrap();
             let network = self.network(machine).await;
+            let runs = existing.as_ref().is_some_and(Existing::is_active);
             let (machine, site, options) = (machine.clone(), site.clone(), options.clone());
-            let demand = Demand { hypervisor: 0, memory: machine.ram, vcpus: machine.vcpus };
+            let demand = Demand { hypervisor: 0, memory: machine.ram, vcpus: machine.vcpus, runs };
             jobs.push(MachineJob {
                 machine,
                 site,
