@@ -85,7 +85,8 @@ pub trait Guest: Send + Sync {
         files::in_time(self.stream_to_file(path, &mut content, mode, r#become)).await
     }
 
-    /// Ends the connection, and those that came [apart](Self::apart) from it. Commands that still run are no longer heard of; what they do in the guest is not ended.
+    /// Ends the connection, and those that came [apart](Self::apart) from it. Commands that still run are no longer heard of; what
+    /// they do in the guest is not ended.
     async fn close(&self);
 }
 
