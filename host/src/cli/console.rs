@@ -7,7 +7,7 @@ use super::{
     selection::Selection,
     workbench::{Outside, Workbench},
 };
-use crate::{hypervisor::DomainState, run};
+use crate::run;
 
 /// Open a machine's serial console, with `virsh console`: also while it boots, and when it has no network. Leave it with Ctrl-].
 ///
@@ -23,7 +23,7 @@ impl Console {
         let workbench = Workbench::open(args).await?;
         let machine = &Selection::one(&self.machine).of(&workbench.farm)?[0];
         let (host, existing) = workbench.find_existing(&machine.name).await?;
-        if matches!(existing.domain.state, DomainState::ShutOff | DomainState::Crashed) {
+        if !existing.is_active() {
             let site = workbench.site(host, Outside::progress());
             run::start(&site, machine).await.into_diagnostic()?;
         }

@@ -75,8 +75,7 @@ impl Machines {
             let value = explained.value.as_ref().map_or_else(|| "(not shown)".to_owned(), show);
             [explained.path, value, format!("{}:{}", explained.file, explained.line)]
         };
-        print(table(["value", "is", "from"], values.into_iter().map(row)))?;
-        Ok(())
+        print(table(["value", "is", "from"], values.into_iter().map(row)))
     }
 }
 

@@ -59,9 +59,11 @@ impl Plan {
         let mut shown = Vec::new();
         for PlannedMachine { machine, host, existing, wanted, plan, steps, network, .. } in planned.machines()
         {
-            let wanted = wanted.assuming(existing.as_ref());
             let phases = match self.deep {
-                true => Some(rehearse(machine, plan, &wanted, steps, &known).await),
+                true => {
+                    let wanted = wanted.assuming(existing.as_ref());
+                    Some(rehearse(machine, plan, &wanted, steps, &known).await)
+                }
                 false => None,
             };
             let hypervisor = &workbench.hosts[*host].config.name;

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     farm::{Farm, Machine},
     guest::keypair::{self, PublicKeyLine},
-    hypervisor::{Domain, DomainState, NewNetwork, libvirt::default_uri},
+    hypervisor::{Domain, NewNetwork, libvirt::default_uri},
     module::ResolvedSteps,
     plan::{self, Candidate, Capacity, Demand, Existing, Need, Options, Origin, Placed, Wanted},
     run::{MachineJob, domain_inputs},
@@ -119,9 +119,7 @@ async fn look_around(
             .await
             .into_diagnostic()?;
     // What runs there already takes its share; of this run's machines the schedule knows that.
-    let others = domains.iter().filter(|domain| {
-        matches!(domain.state, DomainState::Running | DomainState::Paused) && !selected.contains(&domain.name)
-    });
+    let others = domains.iter().filter(|domain| domain.state.is_active() && !selected.contains(&domain.name));
     let taken: u64 = others.map(|domain| domain.memory).sum();
     let config = &host.config;
     let capacity = Capacity {

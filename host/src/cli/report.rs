@@ -123,12 +123,10 @@ fn list(records: &Records, json: bool) -> miette::Result<()> {
         return print_json(&outlines);
     }
     if outlines.is_empty() {
-        print("there is no record of a run yet: `farmhand up` makes one\n")?;
-        return Ok(());
+        return print("there is no record of a run yet: `farmhand up` makes one\n");
     }
     let header = ["run", "started", "project", "passed", "failed", "unfinished", "took", "state"];
-    print(table(header, outlines.into_iter().map(row)))?;
-    Ok(())
+    print(table(header, outlines.into_iter().map(row)))
 }
 
 fn row(outline: Outline) -> [String; 8] {

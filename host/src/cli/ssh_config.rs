@@ -116,10 +116,8 @@ impl SshConfig {
 /// Where a machine is, and its host key. `None` when it does not exist or was never booted.
 async fn known(workbench: &Workbench, machine: &Machine) -> miette::Result<Option<(Endpoint, String)>> {
     let Some((host, existing)) = workbench.find(&machine.name).await? else { return Ok(None) };
-    if existing.domain.metadata.as_ref().is_none_or(|metadata| metadata.ssh_host_key.is_none()) {
-        return Ok(None);
-    }
+    let pinned = existing.domain.metadata.as_ref().and_then(|metadata| metadata.ssh_host_key.clone());
+    let Some(host_key) = pinned else { return Ok(None) };
     let endpoint = workbench.endpoint(host, machine, &existing.domain).await.into_diagnostic()?;
-    let host_key = endpoint.host_key.clone();
-    Ok(host_key.map(|host_key| (endpoint, host_key)))
+    Ok(Some((endpoint, host_key)))
 }

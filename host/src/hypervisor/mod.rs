@@ -174,6 +174,13 @@ pub enum DomainState {
     Crashed,
 }
 
+impl DomainState {
+    /// Whether the domain is active in libvirt's sense: it takes memory and CPUs.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
 /// What farmhand keeps in a domain's metadata, as JSON in an element `<farmhand:machine>` of namespace
 /// [`METADATA_NAMESPACE`]. It is the only record of a machine that exists outside the user's files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

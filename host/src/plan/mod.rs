@@ -32,7 +32,7 @@ pub use schedule::{Capacity, Demand, Schedule};
 use crate::{
     base::{Checkpoint, Phase},
     farm::{Gate, PhaseRules},
-    hypervisor::{Domain, DomainState, Snapshot},
+    hypervisor::{Domain, Snapshot},
 };
 
 /// What a hypervisor has of a machine.
@@ -47,7 +47,7 @@ pub struct Existing {
 impl Existing {
     /// Whether it takes memory and CPUs now.
     pub fn is_active(&self) -> bool {
-        matches!(self.domain.state, DomainState::Running | DomainState::Paused)
+        self.domain.state.is_active()
     }
 
     /// What it was installed from; nothing when another version of farmhand made it.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{LockError, Locks, Notice, RunError, Storage, install, owner::Owner};
 use crate::{
     base::Digest,
-    hypervisor::{Domain, DomainState, Hypervisor},
+    hypervisor::{Domain, Hypervisor},
 };
 
 /// The largest entry that is read.
@@ -200,7 +200,7 @@ impl Journal {
         let leftover = match (&domain, entry.stage) {
             (Some(domain), _) if !entry.is_of(domain) => Leftover::Nothing,
             (_, Stage::Installing) => Leftover::Unfinished,
-            (Some(domain), Stage::Working) if is_on(domain) => Leftover::Running,
+            (Some(domain), Stage::Working) if domain.state.is_active() => Leftover::Running,
             (_, Stage::Working) => Leftover::Nothing,
         };
         if !dry_run {
@@ -247,10 +247,6 @@ impl Entry {
     fn is_of(&self, domain: &Domain) -> bool {
         domain.metadata.is_some() && domain.disks.iter().any(|disk| disk.starts_with(&self.disks))
     }
-}
-
-fn is_on(domain: &Domain) -> bool {
-    matches!(domain.state, DomainState::Running | DomainState::Paused)
 }
 
 /// Writes an entry that only its user can read, in place of what was there, in one step that survives a crash. Only the owner

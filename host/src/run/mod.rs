@@ -49,7 +49,7 @@ use crate::{
     base::{Checkpoint, Login},
     farm::{DomainInputs, Gate, Machine, Project, Timeouts},
     guest::{Connector, Way},
-    hypervisor::{DomainState, Hypervisor, NewNetwork},
+    hypervisor::{Hypervisor, NewNetwork},
     module::ResolvedSteps,
     plan::{Capacity, Demand, Existing, MachinePlan, Options, Schedule, Wanted},
 };
@@ -209,15 +209,13 @@ pub async fn run(orders: Orders, jobs: Vec<MachineJob>) -> Summary {
             Some(most) => Some(format!("{most} failed, and no more may (max_failures)")),
             None => None,
         };
-        if let Some(reason) = reason {
-            for job in schedule.give_up().into_iter().filter_map(|machine| waiting[machine].take()) {
-                summary.skipped += 1;
-                events.emit(Event::MachineSkipped { machine: job.machine.name, reason: reason.clone() });
-            }
-        }
-        for job in schedule.crowded_out().into_iter().filter_map(|machine| waiting[machine].take()) {
+        let (reason, skipped) = match reason {
+            Some(reason) => (reason, schedule.give_up()),
+            None => (CROWDED_OUT.to_owned(), schedule.crowded_out()),
+        };
+        for job in skipped.into_iter().filter_map(|machine| waiting[machine].take()) {
             summary.skipped += 1;
-            events.emit(Event::MachineSkipped { machine: job.machine.name, reason: CROWDED_OUT.to_owned() });
+            events.emit(Event::MachineSkipped { machine: job.machine.name, reason: reason.clone() });
         }
         while let Some(machine) = schedule.begin() {
             let Some(job) = waiting.get_mut(machine).and_then(Option::take) else { continue };
@@ -286,8 +284,7 @@ async fn work(job: MachineJob, stop: CancellationToken) -> Ended {
         // Another run works on it.
         Some(failure) if failure.during == "lock" => ran,
         _ => match site.hypervisor.domain(&machine).await {
-            Ok(domain) => domain
-                .is_some_and(|domain| matches!(domain.state, DomainState::Running | DomainState::Paused)),
+            Ok(domain) => domain.is_some_and(|domain| domain.state.is_active()),
             Err(_) => true,
         },
     };

@@ -101,7 +101,7 @@ impl RemoteStorage {
             return Ok(!Self::is_wanted(hypervisor, locks, image).await?);
         }
         // A run that was killed may have left half of it.
-        let volumes = hypervisor.volumes(IMAGES).await?.unwrap_or_default();
+        let volumes = images(&**hypervisor).await?;
         let was_whole = volumes.iter().any(|volume| volume.name == mark);
         // From here on a run that wants the image does not find it, and waits for its lock. One that found it has said so before.
         hypervisor.delete_volume(IMAGES, &mark).await?;
@@ -121,7 +121,7 @@ impl RemoteStorage {
         image: &Volume,
     ) -> Result<bool, StorageError> {
         let prefix = format!("{}{FOR}", image.name);
-        for volume in hypervisor.volumes(IMAGES).await?.unwrap_or_default() {
+        for volume in images(&**hypervisor).await? {
             let Some(machine) = volume.name.strip_prefix(&prefix) else { continue };
             // Who is about to make the machine has locked it. Otherwise it was made, or its run was killed.
             let forget = hypervisor.delete_volume(IMAGES, &volume.name);
@@ -172,12 +172,11 @@ impl RemoteStorage {
     /// first: whoever prunes looks for that after the image has ceased to be whole.
     async fn whole(&self, volume: &str, machine: &str) -> Result<Option<Utf8PathBuf>, StorageError> {
         let (whole, wanted) = (format!("{volume}{WHOLE}"), format!("{volume}{FOR}{machine}"));
-        let list = async || self.hypervisor.volumes(IMAGES).await.map(Option::unwrap_or_default);
         let has = |volumes: &[Volume], name: &str| volumes.iter().any(|volume| volume.name == name);
-        let mut volumes = list().await?;
+        let mut volumes = images(&*self.hypervisor).await?;
         if !has(&volumes, &wanted) {
             self.hypervisor.create_volume(IMAGES, &empty(wanted.clone())).await?;
-            volumes = list().await?;
+            volumes = images(&*self.hypervisor).await?;
         }
         let is_whole = has(&volumes, &whole) && has(&volumes, &wanted);
         Ok(volumes.into_iter().find(|other| is_whole && other.name == volume).map(|found| found.path))
@@ -238,6 +237,11 @@ impl Needed {
         self.layers.iter().any(|layer| layer.backing.as_ref() == Some(&image.path))
             || self.origins.contains(&image.name.replace('-', ":"))
     }
+}
+
+/// The images at a hypervisor, and the volumes that say something of them.
+async fn images(hypervisor: &dyn Hypervisor) -> Result<Vec<Volume>, HypervisorError> {
+    Ok(hypervisor.volumes(IMAGES).await?.unwrap_or_default())
 }
 
 /// A volume that says something by being there.

@@ -356,7 +356,7 @@ impl Machine {
     }
 
     fn is_active(&self) -> bool {
-        matches!(self.state, DomainState::Running | DomainState::Paused)
+        self.state.is_active()
     }
 
     fn describe(&self) -> Domain {
